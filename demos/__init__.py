@@ -1,0 +1,1 @@
+"""Pages (Gradio), installed as `effvision.demos`. They arrive with the webcam page."""

@@ -1,0 +1,373 @@
+"""TSM: a 2D network whose residual blocks exchange channels with neighbouring frames.
+
+Lin, Gan and Han, "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019; journal version "TSM: Temporal
+Shift Module for Efficient and Scalable Video Understanding on Edge Devices", PAMI 2020.
+
+One definition serves three uses: a bidirectional clip, a causal clip, and a stream of single frames. A shift site does not
+know which: it asks the `_Time` that the network put in place around the call, so the 2D network stays untouched inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from effvision.errors import InputError, ShapeError, StateError, StreamingError
+from effvision.models.tsm.backbones import build_backbone
+from effvision.models.tsm.nonlocal_block import NonLocalBlock
+from effvision.models.tsm.residuals import residual_convolutions
+from effvision.ops.temporal_shift import causal_shift, stream_shift, temporal_pool, temporal_shift
+from effvision.state import State
+
+__all__ = ["Direction", "TemporalNetwork", "build", "insert_temporal_shift"]
+
+Direction = Literal["bidirectional", "causal", "none"]
+
+
+class _Time:
+    """How frames relate during one call of the network; kept per thread, never on a module."""
+
+    def shift(self, x: Tensor, fold: int) -> Tensor:
+        """Shift the features (N*T, C, H, W) that reach one site; called once per site, in a fixed order."""
+        raise StreamingError("this layer works on a whole clip")
+
+    @property
+    def frames(self) -> int:
+        """Frames per clip at this depth."""
+        raise StreamingError("a layer that looks at the whole clip (non-local, temporal pool) cannot work frame by frame")
+
+
+class _Clip(_Time):
+    def __init__(self, frames: int, direction: Direction) -> None:
+        self._frames = frames
+        self._shift = temporal_shift if direction == "bidirectional" else causal_shift
+
+    def shift(self, x: Tensor, fold: int) -> Tensor:
+        return self._shift(x, frames=self._frames, fold=fold)
+
+    @property
+    def frames(self) -> int:
+        return self._frames
+
+    def halve(self) -> None:
+        self._frames = (self._frames + 1) // 2
+
+
+class _Stream(_Time):
+    def __init__(self, held: Sequence[Tensor]) -> None:
+        self._held = iter(held)
+        self.kept: list[Tensor] = []
+
+    def shift(self, x: Tensor, fold: int) -> Tensor:
+        y, keep = stream_shift(x, next(self._held))
+        self.kept.append(keep)
+        return y
+
+
+class _Probe(_Time):
+    """Records the shapes of the channels each site would hold."""
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+
+    def shift(self, x: Tensor, fold: int) -> Tensor:
+        self.shapes.append((x.shape[1] // fold, *x.shape[2:]))
+        return x
+
+    @property
+    def frames(self) -> int:
+        return 1
+
+
+_time: ContextVar[_Time] = ContextVar("effvision_tsm_time")
+
+
+@contextmanager
+def _during(time: _Time) -> Iterator[None]:
+    token = _time.set(time)
+    try:
+        yield
+    finally:
+        _time.reset(token)
+
+
+class ShiftSite(nn.Module):
+    """Shifts its input in time, then runs `net` on it. The name `net` is the published files' own."""
+
+    def __init__(self, net: nn.Module, fold: int) -> None:
+        super().__init__()
+        self.net = net
+        self.fold = fold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N*T, C, H, W) -> what `net` gives for the shifted features."""
+        time = _time.get(None)
+        if time is None:
+            raise InputError("a network with temporal shift is called through its TemporalNetwork, not by itself")
+        return self.net(time.shift(x, self.fold))  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Show the fold in `print(network)`."""
+        return f"fold={self.fold}"
+
+
+class PoolSite(nn.Module):
+    """Halves the frame rate, then runs `net`; every later layer sees the shorter clip."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N*T, C, H, W) -> what `net` gives for (N*ceil(T/2), C, H, W)."""
+        time = _time.get()
+        x = temporal_pool(x, frames=time.frames)
+        cast(_Clip, time).halve()
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+class NonLocalSite(nn.Module):
+    """Runs `block`, then lets every position of the clip attend to every other (Wang et al., CVPR 2018)."""
+
+    def __init__(self, block: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.block = block
+        self.nl = NonLocalBlock(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N*T, C, H, W) -> (N*T, C', H', W')."""
+        return self.nl(self.block(x), frames=_time.get().frames)  # type: ignore[no-any-return]
+
+
+class TemporalNetwork(nn.Module):
+    """A 2D network with shift sites, as one network over time.
+
+    Attributes:
+        network: The 2D network, shift sites inside.
+        frames: T the network was built for; a causal network takes any T.
+        direction: `bidirectional` (needs the whole clip), `causal` (also streams) or `none` (no site: frames are averaged).
+    """
+
+    def __init__(self, network: nn.Module, *, frames: int, direction: Direction) -> None:
+        super().__init__()
+        self.network = network
+        self.frames = frames
+        self.direction = direction
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Classify whole clips: the mean over time of the frames' logits (before softmax).
+
+        Args:
+            clip: (N, T, 3, H, W), float, already normalised, frames in order.
+
+        Returns:
+            Logits (N, K).
+
+        Raises:
+            ShapeError: `clip` is not 5-D.
+        """
+        return self.frame_logits(clip).mean(dim=1)
+
+    def frame_logits(self, clip: Tensor) -> Tensor:
+        """Return the logits of each frame, (N, T, 3, H, W) -> (N, T', K); T' is half of T after a temporal pool."""
+        if clip.ndim != 5:
+            raise ShapeError(f"`clip` must be (N, T, 3, H, W); got {tuple(clip.shape)}")
+        time = _Clip(clip.shape[1], self.direction)
+        with _during(time):
+            logits = self.network(clip.flatten(0, 1))  # (N*T', K)
+        return logits.unflatten(0, (clip.shape[0], time.frames))  # type: ignore[no-any-return]
+
+    def initial_state(self, batch: int, height: int, width: int) -> State:
+        """Return the state of `batch` streams that have seen nothing: zeros, for frames of `height` x `width` pixels.
+
+        Raises:
+            StreamingError: the network needs the whole clip.
+        """
+        self._require_stream()
+        like = next(self.parameters())
+        shapes = self.state_shapes(height, width)
+        return State(
+            {
+                f"state_{index}": torch.zeros((batch, *shape), dtype=like.dtype, device=like.device)
+                for index, shape in enumerate(shapes)
+            }
+        )
+
+    def state_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
+        """Shapes (C', H', W') held by each site, found by a pass that computes nothing (meta tensors)."""
+        probe = _Probe()
+        meta = {name: tensor.to("meta") for name, tensor in [*self.named_parameters(), *self.named_buffers()]}
+        meta = {name.removeprefix("network."): tensor for name, tensor in meta.items()}
+        frame = torch.zeros((1, 3, height, width), device="meta", dtype=next(self.parameters()).dtype)
+        training = self.network.training
+        with _during(probe), torch.no_grad():
+            self.network.eval()
+            try:
+                torch.func.functional_call(self.network, meta, (frame,))
+            finally:
+                self.network.train(training)
+        return probe.shapes
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Advance every stream by one frame.
+
+        Args:
+            frame: (N, 3, H, W), float, already normalised; one frame of each of N streams.
+            state: From `initial_state` or the step before, for the same N, H and W. Consumed: do not use it again.
+
+        Returns:
+            Logits (N, K) of this frame, and the next state.
+
+        Raises:
+            StreamingError: the network needs the whole clip.
+            StateError: the state has another number of streams or sites.
+        """
+        self._require_stream()
+        if frame.ndim != 4:
+            raise ShapeError(f"`frame` must be (N, 3, H, W); got {tuple(frame.shape)}")
+        if state.batch not in (0, frame.shape[0]):
+            raise StateError(f"the state holds {state.batch} streams but {frame.shape[0]} frames were given")
+        time = _Stream(list(state.values()))
+        try:
+            with _during(time):
+                logits = self.network(frame)
+        except StopIteration:
+            raise StateError(f"the state holds {len(state)} arrays, fewer than the network has shift sites") from None
+        if len(time.kept) != len(state):
+            raise StateError(f"the state holds {len(state)} arrays but the network has {len(time.kept)} shift sites")
+        return logits, State(dict(zip(state, time.kept, strict=True)))
+
+    def sites(self) -> list[ShiftSite]:
+        """The shift sites, in the order of the module tree."""
+        return [module for module in self.modules() if isinstance(module, ShiftSite)]
+
+    def _require_stream(self) -> None:
+        if self.direction == "bidirectional":
+            raise StreamingError(
+                "these weights are bidirectional: each frame was trained to see the next one, which a live stream does not "
+                "have; running them frame by frame gives wrong labels, so it is refused\n"
+                "hint: use `predict` on whole clips, or weights trained with shift='causal'"
+            )
+        whole = next((m for m in self.modules() if isinstance(m, (PoolSite, NonLocalSite))), None)
+        if whole is not None:
+            raise StreamingError(
+                f"this network holds a {type(whole).__name__}, which looks at the whole clip; it cannot stream\n"
+                "hint: use `predict` on whole clips, or a network without non_local and temporal_pool"
+            )
+
+
+def insert_temporal_shift(
+    network: nn.Module,
+    *,
+    frames: int = 8,
+    direction: Direction = "causal",
+    fold: int = 8,
+    sites: Sequence[str] | None = None,
+) -> TemporalNetwork:
+    """Make a residual 2D network temporal, in place: it keeps its weights and its module names.
+
+    ICCV 2019, section 3.3: the shift sits inside the residual branch, so the shortcut keeps the frame's own features.
+
+    Args:
+        network: Any module (N, 3, H, W) -> (N, K). Its weights are kept; modules at the sites are wrapped.
+        frames: T of the clips it will be trained on.
+        direction: `causal` (past only; also streams), `bidirectional` (whole clips) or `none` (no shift: a frame-only control).
+        fold: 1/fold of the channels moves (each way, if bidirectional). The paper uses 8.
+        sites: Names of the modules to shift before, as in `network.named_modules()`. By default the first convolution of every
+            residual branch, found by tracing the network with `torch.fx`.
+
+    Returns:
+        The temporal network around `network`.
+
+    Raises:
+        InputError: a name in `sites` does not exist, no residual branch was found, or the network cannot be traced.
+    """
+    if direction not in ("bidirectional", "causal", "none"):
+        raise InputError(f"`direction` must be 'bidirectional', 'causal' or 'none'; got {direction!r}")
+    if fold < 2 or frames < 1:
+        raise InputError(f"`fold` must be 2 or more and `frames` 1 or more; got fold={fold}, frames={frames}")
+    if direction != "none":
+        for name in residual_convolutions(network) if sites is None else sites:
+            _replace(network, name, lambda module: ShiftSite(module, fold))
+    return TemporalNetwork(network, frames=frames, direction=direction)
+
+
+def build(
+    classes: int,
+    *,
+    backbone: str,
+    frames: int = 8,
+    shift: Direction = "bidirectional",
+    place: Literal["blockres", "block"] = "blockres",
+    non_local: bool = False,
+    temporal_pool: bool = False,
+    width: float = 1.0,
+    fold: int = 8,
+    every_block: bool = False,
+) -> TemporalNetwork:
+    """Build an untrained TSM network as the paper's authors place the shifts.
+
+    ResNets: every block, or every second one where a stage has 23 blocks or more. MobileNetV2: the ten blocks that have a
+    shortcut; `every_block` also takes the other seven (ours, for networks trained from scratch).
+
+    Args:
+        classes: K.
+        backbone: `resnet18`, `resnet50`, `resnet101` or `mobilenetv2`.
+        frames: T of the training clips.
+        shift: Direction of the shift; `none` averages frames (TSN).
+        place: `blockres` shifts inside the residual branch, `block` before the whole block (ResNets only).
+        non_local: Add the five embedded-Gaussian blocks of the paper's TSM-NL (ResNet-50 and -101; whole clips only).
+        temporal_pool: Halve the frame rate before the second stage (ResNets; whole clips only).
+        width: MobileNetV2 channel multiplier.
+        fold: 1/fold of the channels moves each way.
+        every_block: Shift in MobileNetV2 blocks without shortcut too.
+
+    Raises:
+        InputError: a value is not among those above, or two of them do not go together.
+    """
+    residual = backbone.startswith("resnet")
+    if place not in ("blockres", "block"):
+        raise InputError(f"`place` must be 'blockres' or 'block'; got {place!r}")
+    if not residual and (place == "block" or non_local or temporal_pool):
+        raise InputError(f"`place='block'`, `non_local` and `temporal_pool` are for ResNets; got {backbone}")
+    if non_local and backbone == "resnet18":
+        raise InputError("`non_local` is for resnet50 and resnet101; got resnet18")
+    if residual and every_block:
+        raise InputError(f"`every_block` is for mobilenetv2: ResNets shift every block already; got {backbone}")
+    network = build_backbone(backbone, classes, width=width)
+    sites = _resnet_sites(network, place) if residual else _mobilenet_sites(network, every_block)
+    temporal = insert_temporal_shift(network, frames=frames, direction=shift, fold=fold, sites=sites)
+    if non_local:
+        for name in ("layer2.0", "layer2.2", "layer3.0", "layer3.2", "layer3.4"):
+            channels = 512 if name.startswith("layer2") else 1024
+            _replace(network, name, lambda module, channels=channels: NonLocalSite(module, channels))
+    if temporal_pool:
+        _replace(network, "layer2", PoolSite)
+    return temporal
+
+
+def _resnet_sites(network: nn.Module, place: str) -> list[str]:
+    stages = {f"layer{stage}": len(cast(nn.Sequential, network.get_submodule(f"layer{stage}"))) for stage in range(1, 5)}
+    if place == "block":
+        return [f"{stage}.{index}" for stage, count in stages.items() for index in range(count)]
+    every = 2 if max(stages.values()) >= 23 else 1
+    return [f"{stage}.{index}.conv1" for stage, count in stages.items() for index in range(0, count, every)]
+
+
+def _mobilenet_sites(network: nn.Module, every_block: bool) -> list[str]:
+    blocks = [(name, module) for name, module in network.named_modules() if hasattr(module, "residual")]
+    return [f"{name}.conv.0" for name, module in blocks if every_block or module.residual]
+
+
+def _replace(network: nn.Module, name: str, wrap: Any) -> None:
+    try:
+        module = network.get_submodule(name)
+    except AttributeError as error:
+        raise InputError(f"the network has no module named {name!r}; see `network.named_modules()`") from error
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, wrap(module))
