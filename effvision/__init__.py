@@ -1,0 +1,67 @@
+"""Efficient live inference: models that keep what they already know about their input.
+
+    from effvision import TSM
+
+    model = TSM.from_pretrained("tsm-mobilenetv2-motion")
+    for result in model.stream("clip.mp4"):
+        print(result.label, result.score)
+
+Names are loaded when first used (PEP 562), so that importing the package takes milliseconds and no heavy library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effvision.cards import list_cards as list_cards
+    from effvision.errors import EffvisionError as EffvisionError
+    from effvision.models.tsm.predictor import TSM as TSM
+    from effvision.predictor import Predictor as Predictor
+    from effvision.results import Classification as Classification
+    from effvision.results import Result as Result
+    from effvision.results import Timing as Timing
+    from effvision.session import Session as Session
+    from effvision.state import State as State
+
+__version__ = "0.1.0"
+
+# Where each public name lives. A new family adds one line here and one above; tests/test_imports.py compares the two.
+_EXPORTS = {
+    "TSM": "effvision.models.tsm.predictor",
+    "Classification": "effvision.results",
+    "EffvisionError": "effvision.errors",
+    "Predictor": "effvision.predictor",
+    "Result": "effvision.results",
+    "Session": "effvision.session",
+    "State": "effvision.state",
+    "Timing": "effvision.results",
+    "list_cards": "effvision.cards",
+}
+
+__all__ = [
+    "TSM",
+    "Classification",
+    "EffvisionError",
+    "Predictor",
+    "Result",
+    "Session",
+    "State",
+    "Timing",
+    "__version__",
+    "list_cards",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

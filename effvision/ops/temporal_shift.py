@@ -82,7 +82,13 @@ def stream_shift(x: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
         ShapeError: the two do not fit each other.
     """
     moved = held.shape[1]
-    if x.ndim != 4 or held.ndim != 4 or x.shape[0] != held.shape[0] or x.shape[2:] != held.shape[2:] or moved > x.shape[1]:
+    if (
+        x.ndim != 4
+        or held.ndim != 4
+        or x.shape[0] != held.shape[0]
+        or x.shape[2:] != held.shape[2:]
+        or moved > x.shape[1]
+    ):
         raise ShapeError(
             f"`held` must be (N, C' <= C, H, W) for `x` (N, C, H, W); got x {tuple(x.shape)}, held {tuple(held.shape)}"
         )
@@ -121,4 +127,4 @@ def _as_clip(x: Tensor, frames: int, fold: int) -> Tensor:
         raise ShapeError(
             f"`x` must be (N*T, C, H, W) with T={frames}; got {tuple(x.shape)}: {x.shape[0]} is not a multiple of {frames}"
         )
-    return x.unflatten(0, (-1, frames))
+    return x.reshape(-1, frames, *x.shape[1:])

@@ -8,6 +8,8 @@ Nothing here knows about time: `network.insert_temporal_shift` makes any of them
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from effvision.errors import InputError
@@ -34,7 +36,7 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu(y + shortcut)
+        return self.relu(y + shortcut)  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -59,13 +61,13 @@ class Bottleneck(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return self.relu(y + shortcut)
+        return self.relu(y + shortcut)  # type: ignore[no-any-return]
 
 
 class ResNet(nn.Module):
     """ResNet-18, -50 or -101. Input (N, 3, H, W) normalised RGB, output (N, K) logits."""
 
-    depths = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+    depths: ClassVar = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
     def __init__(self, depth: int, classes: int) -> None:
         super().__init__()
@@ -130,7 +132,15 @@ class MobileNetV2(nn.Module):
     """
 
     # expansion, channels, blocks, stride of the first (Sandler et al., table 2)
-    settings = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    settings = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
 
     def __init__(self, classes: int, *, width: float = 1.0) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from effvision.models.tsm.residuals import residual_convolutions
 from effvision.ops.temporal_shift import causal_shift, stream_shift, temporal_pool, temporal_shift
 from effvision.state import State
 
-__all__ = ["Direction", "TemporalNetwork", "build", "insert_temporal_shift"]
+__all__ = ["Direction", "TemporalNetwork", "build", "insert_temporal_shift", "randomise"]
 
 Direction = Literal["bidirectional", "causal", "none"]
 
@@ -39,7 +39,9 @@ class _Time:
     @property
     def frames(self) -> int:
         """Frames per clip at this depth."""
-        raise StreamingError("a layer that looks at the whole clip (non-local, temporal pool) cannot work frame by frame")
+        raise StreamingError(
+            "a layer that looks at the whole clip (non-local, temporal pool) cannot work frame by frame"
+        )
 
 
 class _Clip(_Time):
@@ -64,7 +66,10 @@ class _Stream(_Time):
         self.kept: list[Tensor] = []
 
     def shift(self, x: Tensor, fold: int) -> Tensor:
-        y, keep = stream_shift(x, next(self._held))
+        held = next(self._held, None)
+        if held is None:
+            raise StateError(f"the state holds {len(self.kept)} arrays, fewer than the network has shift sites")
+        y, keep = stream_shift(x, held)
         self.kept.append(keep)
         return y
 
@@ -180,7 +185,7 @@ class TemporalNetwork(nn.Module):
         time = _Clip(clip.shape[1], self.direction)
         with _during(time):
             logits = self.network(clip.flatten(0, 1))  # (N*T', K)
-        return logits.unflatten(0, (clip.shape[0], time.frames))  # type: ignore[no-any-return]
+        return logits.reshape(clip.shape[0], time.frames, -1)  # type: ignore[no-any-return]
 
     def initial_state(self, batch: int, height: int, width: int) -> State:
         """Return the state of `batch` streams that have seen nothing: zeros, for frames of `height` x `width` pixels.
@@ -232,19 +237,29 @@ class TemporalNetwork(nn.Module):
             raise ShapeError(f"`frame` must be (N, 3, H, W); got {tuple(frame.shape)}")
         if state.batch not in (0, frame.shape[0]):
             raise StateError(f"the state holds {state.batch} streams but {frame.shape[0]} frames were given")
-        time = _Stream(list(state.values()))
-        try:
-            with _during(time):
-                logits = self.network(frame)
-        except StopIteration:
-            raise StateError(f"the state holds {len(state)} arrays, fewer than the network has shift sites") from None
-        if len(time.kept) != len(state):
-            raise StateError(f"the state holds {len(state)} arrays but the network has {len(time.kept)} shift sites")
-        return logits, State(dict(zip(state, time.kept, strict=True)))
+        logits, kept = self.advance(frame, list(state.values()))
+        return logits, State(dict(zip(state, kept, strict=True)))
+
+    def advance(self, frame: Tensor, held: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Do what `step` does with bare tensors in the order of the sites and no checks: the part that is traced for export."""
+        time = _Stream(held)
+        with _during(time):
+            logits = self.network(frame)
+        if len(time.kept) != len(held):
+            raise StateError(f"the state holds {len(held)} arrays but the network has {len(time.kept)} shift sites")
+        return logits, time.kept
 
     def sites(self) -> list[ShiftSite]:
         """The shift sites, in the order of the module tree."""
         return [module for module in self.modules() if isinstance(module, ShiftSite)]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the network can work frame by frame: not bidirectional, and no layer that looks at the whole clip."""
+        return self.direction != "bidirectional" and self._whole_clip_layer() is None
+
+    def _whole_clip_layer(self) -> nn.Module | None:
+        return next((module for module in self.modules() if isinstance(module, (PoolSite, NonLocalSite))), None)
 
     def _require_stream(self) -> None:
         if self.direction == "bidirectional":
@@ -253,7 +268,7 @@ class TemporalNetwork(nn.Module):
                 "have; running them frame by frame gives wrong labels, so it is refused\n"
                 "hint: use `predict` on whole clips, or weights trained with shift='causal'"
             )
-        whole = next((m for m in self.modules() if isinstance(m, (PoolSite, NonLocalSite))), None)
+        whole = self._whole_clip_layer()
         if whole is not None:
             raise StreamingError(
                 f"this network holds a {type(whole).__name__}, which looks at the whole clip; it cannot stream\n"
@@ -351,8 +366,23 @@ def build(
     return temporal
 
 
+def randomise(network: TemporalNetwork) -> TemporalNetwork:
+    """Fill an untrained network, in place, with random weights whose outputs are neither tiny nor huge; returns it.
+
+    Uses PyTorch's global generator: seed it first. For export checks, timing and tests.
+    """
+    # linear bottlenecks lose half their variance to each ReLU6; ResNets add it up along the shortcuts instead
+    gain = 2.0 if any(isinstance(module, nn.ReLU6) for module in network.modules()) else 1.0
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+            nn.init.normal_(module.weight, std=(gain / module.weight[0].numel()) ** 0.5)
+    return network
+
+
 def _resnet_sites(network: nn.Module, place: str) -> list[str]:
-    stages = {f"layer{stage}": len(cast(nn.Sequential, network.get_submodule(f"layer{stage}"))) for stage in range(1, 5)}
+    stages = {
+        f"layer{stage}": len(cast(nn.Sequential, network.get_submodule(f"layer{stage}"))) for stage in range(1, 5)
+    }
     if place == "block":
         return [f"{stage}.{index}" for stage, count in stages.items() for index in range(count)]
     every = 2 if max(stages.values()) >= 23 else 1

@@ -24,10 +24,10 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x: Tensor, *, frames: int) -> Tensor:
         """(N*T, C, H, W) -> the same shape, every position mixed with the whole clip of T = `frames`."""
-        clip = x.unflatten(0, (-1, frames)).transpose(1, 2)  # (N, C, T, H, W)
+        clip = x.reshape(-1, frames, *x.shape[1:]).transpose(1, 2)  # (N, C, T, H, W)
         values = self.g(clip).flatten(2).transpose(1, 2)  # (N, T*H*W/4, C/2)
         queries = self.theta(clip).flatten(2).transpose(1, 2)  # (N, T*H*W, C/2)
         keys = self.phi(clip).flatten(2)  # (N, C/2, T*H*W/4)
         weights = (queries @ keys).softmax(dim=-1)
-        mixed = (weights @ values).transpose(1, 2).unflatten(2, clip.shape[2:])  # (N, C/2, T, H, W)
+        mixed = (weights @ values).transpose(1, 2).reshape(values.shape[0], -1, *clip.shape[2:])  # (N, C/2, T, H, W)
         return (self.W(mixed) + clip).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]

@@ -1,0 +1,102 @@
+# Two commands from a fresh clone on Debian or Ubuntu with git, make and Python 3.11 or newer with its venv module:
+#   make demo    label a clip with the bundled weights
+#   make test    everything CI checks
+# Nothing is installed outside .venv; what is missing on the machine is named with the line that installs it.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+PYTEST_ARGS ?=
+# PyTorch's own index of CPU builds, as its installation page gives it. Used on Linux if it answers within 3 s, because PyPI's
+# Linux build of torch is the CUDA one (several GB). `TORCH_INDEX=` switches this off, `TORCH_INDEX=URL` takes another.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+CARD ?= tsm-mobilenetv2-motion
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+export PIP_ROOT_USER_ACTION = ignore
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format check preflight bench train soak rivals clean
+
+help:  ## this list
+	@echo "make demo      label a clip with the bundled weights (first use downloads about 120 MB; no PyTorch)"
+	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 350 MB, PyTorch's CPU build in it)"
+	@echo "make lint      ruff and mypy only"
+	@echo "make format    put the code into the form that lint asks for"
+	@echo "make bench     the quick benchmarks: ratios against named rivals on this machine"
+	@echo "make soak      the long benchmarks: thousands of frames, memory growth"
+	@echo "make train     make the bundled weights again (hours on two cores; goes on after an interruption)"
+	@echo "make rivals    the environment of the benchmarks' rivals, .venv-rivals"
+	@echo "make clean     remove what the other targets made, .venv too"
+	@echo
+	@echo "PYTHON=python3.12    another Python, 3.11 or newer"
+	@echo "TORCH_INDEX=URL      where to look for PyTorch's CPU build; empty: wherever pip looks"
+	@echo "PYTEST_ARGS='-k tsm' arguments for pytest"
+
+# --- environments -----------------------------------------------------------------------------------------------------
+
+preflight:
+	@$(PYTHON) --version >/dev/null 2>&1 || \
+	  { echo "error: there is no $(PYTHON)"; echo "  fix: apt-get install python3 python3-venv, or add PYTHON=/path/to/python3"; exit 1; } >&2
+	@$(PYTHON) .ci/preflight.py
+
+$(VENV)/bin/pip: | preflight
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf $(VENV)/bin
+	@$(PYTHON) -m venv $(VENV)
+
+# A stamp is renewed when what it installs may have changed.
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing effvision, NumPy, OpenCV and ONNX Runtime into $(VENV) (about 120 MB to download)"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable . onnxruntime
+	@touch $@
+
+$(VENV)/.test-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "Installing effvision, PyTorch, ONNX and the checkers into $(VENV) (about 350 MB to download)"
+	@$(PIP) setuptools
+	@arguments=$$($(PY) .ci/preflight.py torch-index "$(TORCH_INDEX)") && $(PIP) $$arguments torch
+	@$(PIP) --no-build-isolation --editable '.[torch,onnx,dev]'
+	@touch $@ $(VENV)/.demo-installed
+
+# --- the two commands -------------------------------------------------------------------------------------------------
+
+demo: preflight $(VENV)/.demo-installed  ## label a clip with the bundled weights
+	@mkdir -p $(OUT)
+	$(PY) -m effvision sample $(CARD) --out $(OUT)/sample.mp4
+	$(PY) -m effvision run $(CARD) $(OUT)/sample.mp4 --save $(OUT)/labelled.mp4
+	@echo "Labelled video: $(OUT)/labelled.mp4. On your own: $(PY) -m effvision run $(CARD) clip.mp4 (or 0 for the camera)"
+
+test: lint  ## everything CI checks
+	$(PY) -m pytest -q $(PYTEST_ARGS)
+
+lint: preflight $(VENV)/.test-installed  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+format: $(VENV)/.test-installed
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: preflight $(VENV)/.test-installed
+	@for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script --quick || exit 1; done
+
+soak: preflight $(VENV)/.test-installed
+	@for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script || exit 1; done
+
+train: preflight $(VENV)/.test-installed
+	$(PY) -m effvision.models.tsm.recipe $(TRAIN_ARGS)
+
+rivals: preflight
+	@test -f benchmarks/rivals.txt || { echo "no benchmark here has rivals that need an environment of their own"; exit 1; }
+	@test -x .venv-rivals/bin/pip || $(PYTHON) -m venv .venv-rivals
+	.venv-rivals/bin/python -m pip --disable-pip-version-check install --quiet -r benchmarks/rivals.txt
+
+clean:
+	rm -rf $(VENV) .venv-rivals build dist effvision.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(OUT)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,59 @@
+"""Files that appear whole: written under a temporary name beside the target, then moved into place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from effvision.errors import SourceError
+
+__all__ = ["appearing", "sha256", "write_bytes", "write_text"]
+
+
+@contextmanager
+def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path` (same suffix); on success it takes its place, on any error it is removed.
+
+    Raises:
+        SourceError: the folder does not exist, or the file cannot be written or moved.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise SourceError(f"cannot write {target}: the folder {target.parent} does not exist\nhint: create it first")
+    if target.is_dir():
+        raise SourceError(f"cannot write {target}: it is a folder\nhint: give a file's name in it")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write `data` so that the file appears whole; return its path."""
+    with appearing(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write UTF-8 text so that the file appears whole; return its path."""
+    return write_bytes(path, text.encode())
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,174 @@
+"""Weights files: found in the package or the cache, fetched where the card gives an address, read without running code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from effvision._files import sha256
+from effvision.cards import Card
+from effvision.errors import CheckpointError, DownloadError
+
+__all__ = ["bundled", "cache_folder", "download", "find_weights", "read_checkpoint"]
+
+_REACH_TIMEOUT_S = 0.7
+_READ_TIMEOUT_S = 20.0
+
+
+def cache_folder() -> Path:
+    """Folder of downloaded weights and of files exported once: `EFFVISION_CACHE`, or `effvision` in the user's cache."""
+    if chosen := os.environ.get("EFFVISION_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "effvision"
+
+
+def bundled(name: str) -> Path | None:
+    """Path of a weights file that is part of the package, or None."""
+    path = Path(str(resources.files("effvision.weights").joinpath(name)))
+    return path if path.is_file() else None
+
+
+def find_weights(card: Card, *, progress: bool = False) -> Path:
+    """Return the path of a card's weights: in the package, in the cache folder, or fetched into it.
+
+    Args:
+        card: The card.
+        progress: Show a progress bar while fetching.
+
+    Raises:
+        DownloadError: the file is nowhere and cannot be fetched; says in under a second what to download and where to put it.
+        CheckpointError: the file found does not have the card's SHA-256.
+    """
+    if card.bundled:
+        path = bundled(card.weights)
+        if path is None:
+            raise DownloadError(
+                f"the bundled weights {card.weights} of {card.name} are missing from this installation\n"
+                "hint: pip install --force-reinstall effvision"
+            )
+        return path
+    target = cache_folder() / card.weights
+    if not target.is_file():
+        download(card, target, progress=progress)
+    if card.sha256 and sha256(target) != card.sha256:
+        raise CheckpointError(
+            f"{target} is not the file of {card.name}: its SHA-256 is not {card.sha256}\nhint: delete it and fetch it again"
+        )
+    return target
+
+
+def download(card: Card, target: Path, *, progress: bool = False) -> None:
+    """Fetch a card's file to `target`, resuming a partial one; it appears under its name only when whole.
+
+    Raises:
+        DownloadError: no address answers (said in under a second), the transfer broke, or EFFVISION_OFFLINE is set.
+    """
+    by_hand = (
+        f"hint: download {card.urls[0] if card.urls else 'the file'} on another machine and put it at {target} "
+        f"(exactly this name{f', SHA-256 {card.sha256}' if card.sha256 else ''}), "
+        f"or call from_pretrained(PATH, card={card.name!r})"
+    )
+    if os.environ.get("EFFVISION_OFFLINE", "") not in ("", "0"):
+        raise DownloadError(f"the weights of {card.name} are not here and EFFVISION_OFFLINE is set\n{by_hand}")
+    reasons = []
+    for url in card.urls:
+        reason = _unreachable(url)
+        if reason is None:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _fetch(url, target, progress=progress)
+                return
+            except (OSError, ValueError) as error:
+                reason = str(error) or type(error).__name__
+        reasons.append(f"{urllib.parse.urlsplit(url).netloc}: {reason}")
+    said = "; ".join(reasons) or "the card gives no address"
+    raise DownloadError(f"cannot fetch the weights of {card.name} ({said})\n{by_hand}")
+
+
+def _unreachable(url: str) -> str | None:
+    """Say in under a second why the host does not answer, or None; a resolver without network can block for minutes."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "file":
+        return None
+    answer: list[str | None] = [f"no answer within {_REACH_TIMEOUT_S} s"]
+
+    def knock() -> None:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=_REACH_TIMEOUT_S).close()
+            answer[0] = None
+        except OSError as error:
+            answer[0] = error.strerror or str(error)
+
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(_REACH_TIMEOUT_S)
+    return answer[0]
+
+
+def _fetch(url: str, target: Path, *, progress: bool) -> None:
+    from tqdm import tqdm
+
+    partial = target.with_name(f"{target.name}.part")
+    have = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S) as reply:
+        if have and reply.status != 206:  # the server does not resume: begin again
+            have = 0
+        length = reply.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            open(partial, "ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=target.name, disable=not progress) as bar,
+        ):
+            while block := reply.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+    size = partial.stat().st_size
+    if total is not None and size != total:
+        raise OSError(f"the transfer broke after {size} of {total} bytes; run again to resume")
+    os.replace(partial, target)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Read a `.safetensors`, `.pth`, `.pt` or `.pth.tar` file into names and torch tensors; nothing inside is executed.
+
+    Raises:
+        CheckpointError: no such file, damaged, not a mapping of tensors, or a pickle that asks to run code.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint file {file}")
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{file} is no safetensors file or is damaged: {error}") from error
+    import torch
+
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds for damaged files
+        refused = "Weights only load failed" in str(error) or "Unsupported" in str(error)
+        what = "asks to run code while loading, which is refused" if refused else "is damaged or no PyTorch checkpoint"
+        first = str(error).strip().splitlines()
+        with suppress(IndexError):
+            what += f" ({first[0][:200]})"
+        raise CheckpointError(
+            f"{file} {what}\nhint: save tensors only: torch.save(network.state_dict(), path)"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{file} holds a {type(loaded).__name__}, not a mapping of names to tensors")
+    return loaded

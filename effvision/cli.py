@@ -1,0 +1,414 @@
+"""The command line: `effvision list|info|run|export|bench|sample|doctor`.
+
+Exit codes: 0 fine, 1 the job failed, 2 wrong use. `--json` prints one JSON object a line on standard output; progress bars and
+messages go to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from effvision.errors import CardError, EffvisionError, InputError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (CardError, InputError) as error:
+        return _fail(error, 2)
+    except EffvisionError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `effvision list | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - stays open for the interpreter's last flush
+        return 1
+
+
+def _fail(error: EffvisionError, code: int) -> int:
+    print(f"effvision: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from effvision import __version__
+
+    parser = argparse.ArgumentParser(prog="effvision", description="Live inference that keeps what it already knows.")
+    parser.add_argument("--version", action="version", version=f"effvision {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=run)
+        command.add_argument("--json", action="store_true", help="print one JSON object a line")
+        return command
+
+    def add_model(command: argparse.ArgumentParser, *, files: str) -> None:
+        command.add_argument("model", help=f"a card's name (`effvision list`), {files}")
+        command.add_argument("--card", help="the card whose settings a checkpoint file has")
+        command.add_argument(
+            "--runtime", choices=("torch", "onnx"), help="default: the exported file where there is one"
+        )
+        command.add_argument(
+            "--device", default="cpu", help="cpu, cuda, mps, tensorrt, coreml, openvino (default: cpu)"
+        )
+        command.add_argument("--threads", type=_positive, help="threads inside an operator (default: all cores)")
+
+    listing = add("list", _list, "List the cards: every set of weights there is a name for.")
+    listing.add_argument("family", nargs="?", help="only this family")
+
+    info = add("info", _info, "Say what a card or an exported file is.")
+    info.add_argument("model", help="a card's name or an exported .onnx file")
+
+    run = add("run", _run, "Run a model on a video, picture or folder; print its labels as they change.")
+    add_model(run, files="a checkpoint or an exported .onnx file")
+    run.add_argument("source", help="a video, picture, folder or glob pattern")
+    run.add_argument(
+        "--save", metavar="FILE", type=Path, help="write the annotated video (.mp4, .avi) or picture (.jpg, .png)"
+    )
+    run.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
+    run.add_argument("--every-frame", action="store_true", help="use every frame instead of the rate the weights know")
+
+    export = add("export", _export, "Write one ONNX file that runs without PyTorch, checked against it.")
+    export.add_argument("model", help="a card's name or a checkpoint file")
+    export.add_argument("--card", help="the card whose settings a checkpoint file has")
+    export.add_argument("--out", metavar="FILE.onnx", type=Path, required=True, help="the file to write")
+    export.add_argument("--batch", type=_batch, default=1, help="streams per call, or 'dynamic' (default: 1)")
+    export.add_argument("--opset", type=int, default=17, help="13 to 20 (default: 17)")
+
+    bench = add("bench", _bench, "Time the steps of a model on this machine.")
+    add_model(bench, files="or an exported .onnx file")
+    bench.add_argument("--runs", type=_positive, default=100, help="timed steps (default: 100)")
+    bench.add_argument("--warmup", type=_positive, default=10, help="steps before timing (default: 10)")
+
+    sample = add("sample", _sample, "Generate a sample input file for a model; nothing is downloaded.")
+    sample.add_argument("model", nargs="?", help="a card's name (default: the first)")
+    sample.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write, such as sample.mp4")
+    sample.add_argument("--seed", type=int, default=0, help="another seed, another picture (default: 0)")
+
+    add(
+        "doctor",
+        _doctor,
+        "Check this machine: libraries, runtimes, cameras; name what is missing and the line that installs it.",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; got {value}")
+    return value
+
+
+def _batch(text: str) -> Any:
+    return text if text == "dynamic" else _positive(text)
+
+
+def _emit(data: Any) -> None:
+    print(json.dumps(data, ensure_ascii=False), flush=True)
+
+
+def _load(options: argparse.Namespace) -> Any:
+    """Load a model for running: the bundled exported file starts fastest and needs no PyTorch, so it is preferred."""
+    from importlib.util import find_spec
+
+    from effvision.cards import list_cards
+    from effvision.predictor import Predictor
+
+    runtime = options.runtime
+    exported = {card.name for card in list_cards() if card.onnx}
+    if runtime is None and options.device == "cpu" and options.model in exported and find_spec("onnxruntime"):
+        runtime = "onnx"
+    return Predictor.from_pretrained(
+        options.model, card=options.card, runtime=runtime, device=options.device, threads=options.threads, progress=True
+    )
+
+
+# -- list, info ----------------------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> int:
+    from effvision.cards import default_card, list_cards
+
+    if options.family:
+        default_card(options.family)
+    cards = list_cards(options.family)
+    if options.json:
+        for card in cards:
+            _emit(
+                {
+                    "name": card.name,
+                    "family": card.family,
+                    "task": card.task,
+                    "bundled": card.bundled,
+                    "summary": card.summary,
+                }
+            )
+        return 0
+    width = max(len(card.name) for card in cards)
+    for card in cards:
+        where = "bundled" if card.bundled else "fetched"
+        print(f"{card.name:<{width}}  {where}  {card.summary}")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    about = _about_file(Path(options.model)) if options.model.endswith(".onnx") else _about_card(options.model)
+    if options.json:
+        _emit(about)
+        return 0
+    for name, value in about.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+        if isinstance(value, (list, tuple)):
+            value = ", ".join(str(item) for item in value)
+        if value not in ("", None):
+            print(f"{name:<12}{value}")
+    return 0
+
+
+def _short(value: Any) -> str:
+    return (
+        "x".join(str(v) for v in value)
+        if isinstance(value, list) and all(isinstance(v, int) for v in value)
+        else str(value)
+    )
+
+
+def _about_card(name: str) -> dict[str, Any]:
+    from effvision.cards import get_card
+    from effvision.checkpoints import bundled, cache_folder
+
+    card = get_card(name)
+    place = bundled(card.weights) if card.bundled else cache_folder() / card.weights
+    here = place is not None and place.is_file()
+    return {
+        "name": card.name,
+        "family": card.family,
+        "task": card.task,
+        "summary": card.summary,
+        "weights": f"{place} ({'here' if here else 'not here yet: fetched when first used'})",
+        "address": list(card.urls),
+        "licence": card.licence,
+        "paper": card.paper,
+        "data": card.data,
+        "network": dict(card.network),
+        "input": dict(card.preprocess),
+        "options": dict(card.options),
+        "measured": dict(card.measured),
+        "labels": list(card.class_names),
+    }
+
+
+def _about_file(path: Path) -> dict[str, Any]:
+    from effvision.runtime.onnx import OnnxRuntime
+
+    _, metadata = OnnxRuntime.load(path)
+    data: dict[str, Any] = json.loads(metadata.to_json())
+    data["graphs"] = {
+        name: {tensor["name"]: tensor["shape"] for tensor in [*graph["inputs"], *graph["outputs"]]}
+        | {"states": len(graph["states"])}
+        for name, graph in data["graphs"].items()
+    }
+    return {"file": str(path), "bytes": path.stat().st_size, **data}
+
+
+# -- run -----------------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.save is not None:
+        _check_save(options.save)
+    model = _load(options)
+    given: dict[str, Any] = {}
+    if options.every_frame:
+        given["fps"] = None
+    if options.smooth:
+        from effvision.models.tsm.smoothing import Smoothing
+
+        given["smoothing"] = Smoothing(window=options.smooth)
+    return _run_stream(model, options, given) if model.streams else _run_whole(model, options)
+
+
+def _run_stream(model: Any, options: argparse.Namespace, given: dict[str, Any]) -> int:
+    from effvision.sources import open_source
+
+    shown, count, fresh, total_ms = None, 0, 0, 0.0
+    with open_source(options.source) as source, _Saver(options.save, source.fps) as saver:
+        for result in _progress(model.stream(source, **given), source.count):
+            count, fresh, total_ms = count + 1, fresh + result.fresh, total_ms + result.timing.total_ms
+            saver.add(result)
+            if options.json:
+                _emit(result.to_dict())
+            elif result.settled and result.label != shown:
+                print(f"{result.timestamp or 0.0:8.2f} s  {result.label}  {result.score:.2f}", flush=True)
+                shown = result.label
+    _say(f"{count} frames, {fresh} steps of the network, {total_ms / max(1, fresh):.1f} ms a step ({model!r})")
+    return 0
+
+
+def _run_whole(model: Any, options: argparse.Namespace) -> int:
+    from effvision.sources import open_source
+
+    result = model.predict(options.source)
+    if options.json:
+        _emit(result.to_dict())
+    else:
+        for label, score in result.topk(5):
+            print(f"{score:.3f}  {label}")
+    if options.save is not None:
+        with open_source(options.source) as source, _Saver(options.save, source.fps) as saver:
+            for frame in _progress(source, source.count):
+                saver.add(result.replace(image=frame.image))
+    _say(f"{result.timing.total_ms:.0f} ms ({model!r})")
+    return 0
+
+
+def _check_save(path: Path) -> None:
+    suffixes = (".mp4", ".avi", ".jpg", ".jpeg", ".png")
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"--save writes {', '.join(suffixes)}; got {path.name!r}")
+    if not path.parent.is_dir():
+        from effvision.errors import SourceError
+
+        raise SourceError(f"cannot write {path}: the folder {path.parent} does not exist\nhint: mkdir -p {path.parent}")
+
+
+class _Saver:
+    """Writes annotated frames to one video, or the last one to a picture."""
+
+    def __init__(self, path: Path | None, fps: float | None) -> None:
+        self._path, self._fps = path, fps or 30.0
+        self._video: Any = None
+        self._last: Any = None
+
+    def __enter__(self) -> _Saver:
+        return self
+
+    def add(self, result: Any) -> None:
+        if self._path is None:
+            return
+        if self._path.suffix.lower() not in (".mp4", ".avi"):
+            self._last = result
+            return
+        picture = result.plot()
+        if self._video is None:
+            from effvision.sources import VideoWriter
+
+            self._video = VideoWriter(self._path, fps=self._fps, size=picture.shape[:2])
+            self._video.__enter__()
+        self._video.write(picture)
+
+    def __exit__(self, *raised: Any) -> None:
+        if self._video is not None:
+            self._video.__exit__(*raised)
+        if self._last is not None and raised[0] is None and self._path is not None:
+            self._last.save(self._path)
+        if raised[0] is None and self._path is not None and self._path.is_file():
+            _say(f"wrote {self._path}")
+
+
+def _progress(items: Any, total: int | None) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    # disable=None: a bar only where standard error is a terminal
+    return iter(tqdm(items, total=total, unit="frame", disable=None, leave=False))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# -- export, bench, sample, doctor ---------------------------------------------------------------------------------------------
+
+
+def _export(options: argparse.Namespace) -> int:
+    from effvision.predictor import Predictor
+
+    model = Predictor.from_pretrained(options.model, card=options.card, runtime="torch", progress=True)
+    with _waiting("exporting and checking against PyTorch"):
+        report = model.export(options.out, batch=options.batch, opset=options.opset)
+    if options.json:
+        _emit(report.to_dict())
+    else:
+        print(report)
+    return 0
+
+
+@contextlib.contextmanager
+def _waiting(text: str) -> Iterator[None]:
+    """Show that something long is going on, with the seconds it has taken, where standard error is a terminal."""
+    import threading
+
+    from tqdm import tqdm
+
+    done = threading.Event()
+    with tqdm(desc=text, bar_format="{desc} ... {elapsed}", disable=None, leave=False) as bar:
+
+        def tick() -> None:
+            while not done.wait(0.5):
+                bar.refresh()
+
+        ticking = threading.Thread(target=tick, daemon=True)
+        ticking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            ticking.join()
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from effvision.benchmark import time_steps
+
+    model = _load(options)
+    figures = {"model": repr(model), **time_steps(model, runs=options.runs, warmup=options.warmup)}
+    if options.json:
+        _emit(figures)
+        return 0
+    print(figures["model"])
+    for name in ("p50_ms", "p90_ms", "p99_ms", "steps_per_s"):
+        print(f"{name:<12}{figures[name]:10.2f}")
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from effvision.cards import get_card, list_cards, predictor_class
+
+    card = get_card(options.model) if options.model else list_cards()[0]
+    path = predictor_class(card.family).write_sample(options.out, card=card.name, seed=options.seed)
+    if options.json:
+        _emit({"file": str(path), "bytes": path.stat().st_size})
+    else:
+        print(f"wrote {path}\ntry: effvision run {card.name} {path} --save labelled{path.suffix}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from effvision.doctor import diagnose
+
+    checks = diagnose()
+    for check in checks:
+        if options.json:
+            _emit(check.to_dict())
+            continue
+        mark = {True: "ok  ", False: "BAD ", None: "note"}[check.ok]
+        print(f"{mark}  {check.name:<22}{check.detail}")
+        if check.hint:
+            print(f"      hint: {check.hint}")
+    return 1 if any(check.ok is False for check in checks) else 0

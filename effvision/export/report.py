@@ -1,0 +1,62 @@
+"""What an export wrote and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ExportReport"]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """An exported file and its check; usable wherever a path is (`os.fspath`).
+
+    Attributes:
+        path: The file.
+        opset: Of ONNX's own domain, read back from the file.
+        ir: Version of the ONNX format.
+        nodes: Nodes of the graph.
+        size: Bytes of the file.
+        sha256: Of the file; the same model exported again gives the same.
+        inputs: Graph inputs by name, state included, to their shapes.
+        outputs: Graph outputs by name, state included, to their shapes.
+        check: Streams, steps and differences measured against PyTorch; stored in the file too.
+        warnings: What some targets do wrong with this graph.
+        seconds: Time the whole export took, check included.
+    """
+
+    path: Path
+    opset: int
+    ir: int
+    nodes: int
+    size: int
+    sha256: str
+    inputs: Mapping[str, tuple[int | str, ...]]
+    outputs: Mapping[str, tuple[int | str, ...]]
+    check: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    seconds: float
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        check = self.check
+        lines = [
+            f"{self.path}  {self.size / 1e6:.2f} MB, {self.nodes} nodes, opset {self.opset}, IR {self.ir}, "
+            f"{self.seconds:.1f} s",
+            f"  inputs  {', '.join(f'{name} {list(shape)}' for name, shape in self.inputs.items())}",
+            f"  outputs {', '.join(f'{name} {list(shape)}' for name, shape in self.outputs.items())}",
+            f"  check   equals PyTorch over {check['steps']} steps{', a reset' if check['steps'] >= 16 else ''} "
+            f"(batches {check['batches']}): largest difference {check['max_abs']:.1e}, relative rms {check['relative_rms']:.1e}",
+            *(f"  warning {warning}" for warning in self.warnings),
+            f"  sha256  {self.sha256}",
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "path": str(self.path)}

@@ -1,0 +1,231 @@
+"""From a module and its description to one checked ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from effvision._files import sha256, write_bytes
+from effvision._optional import require
+from effvision.errors import EffvisionError, ExportError, InputError, SourceError
+from effvision.export.report import ExportReport
+from effvision.metadata import KEY, GraphSpec, Metadata, TensorSpec
+from effvision.runtime import Runtime
+
+__all__ = ["export_onnx"]
+
+_WRITTEN_OPSET = 18  # what PyTorch's exporter really writes for anything older
+_OPSETS = range(13, 21)
+_PROTOBUF_LIMIT = 1_900_000_000
+
+
+def export_onnx(
+    runtime: Runtime,
+    metadata: Metadata,
+    examples: Any,
+    path: str | os.PathLike[str],
+    *,
+    batch: int | Literal["dynamic"] = 1,
+    opset: int = 17,
+    steps: int = 16,
+) -> ExportReport:
+    """Write a model of one graph to `path` after checking it against PyTorch; see `Predictor.export`.
+
+    Args:
+        runtime: The `TorchRuntime` that holds the graph's module.
+        metadata: Stored in the file.
+        examples: `Predictor.example_inputs`.
+        path: Ends in `.onnx`.
+        batch: Streams per call, or `dynamic`.
+        opset: 13 to 20.
+        steps: Frames of each checked stream.
+
+    Raises:
+        ExportError: the graph cannot be written so, or it differs from PyTorch; no file is left and an old one stays.
+        InputError: an argument is out of range.
+        SourceError: the folder does not exist.
+    """
+    started = time.perf_counter()
+    target = Path(path)
+    _check_arguments(target, batch, opset, steps)
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="torch" if package == "torch" else "onnx")
+    from effvision.export.opset import obtained_opset
+
+    (name, spec), module = next(iter(metadata.graphs.items())), runtime.modules  # type: ignore[attr-defined]
+    spec = _with_batch(spec, batch)
+    model = _trace(module[name], spec, batch, opset)
+    found = _clean(model, opset)
+    metadata = replace(metadata, graphs={name: spec})
+    check = _compare(model, runtime, spec, examples, batch, steps)
+    stored = metadata.with_check({**check, "warnings": found, "opset": opset})
+    _set_metadata(model, stored)
+    data = model.SerializeToString(deterministic=True)
+    _check_written(data)
+    write_bytes(target, data)
+    return ExportReport(
+        path=target,
+        opset=obtained_opset(model),
+        ir=int(model.ir_version),
+        nodes=len(model.graph.node),
+        size=len(data),
+        sha256=sha256(target),
+        inputs=_shapes(model.graph.input),
+        outputs=_shapes(model.graph.output),
+        check=check,
+        warnings=tuple(found),
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def _check_arguments(target: Path, batch: Any, opset: Any, steps: Any) -> None:
+    if target.suffix != ".onnx":
+        raise InputError(f"an exported file's name ends in .onnx; got {target.name!r}")
+    if not target.parent.is_dir():
+        raise SourceError(f"cannot write {target}: the folder {target.parent} does not exist\nhint: create it first")
+    if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise InputError(f"`batch` must be 1 or more streams, or 'dynamic'; got {batch!r}")
+    if isinstance(opset, bool) or opset not in _OPSETS:
+        raise InputError(f"`opset` must be {_OPSETS.start} to {_OPSETS.stop - 1}; got {opset!r}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 16:
+        raise InputError(f"`steps` must be 16 or more: a short stream hides a lost state; got {steps!r}")
+
+
+def _with_batch(spec: GraphSpec, batch: int | Literal["dynamic"]) -> GraphSpec:
+    if batch == "dynamic":
+        return spec
+
+    def fix(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(t, shape=(batch, *t.shape[1:])) for t in tensors)
+
+    return replace(spec, inputs=fix(spec.inputs), outputs=fix(spec.outputs))
+
+
+def _trace(module: Any, spec: GraphSpec, batch: int | Literal["dynamic"], opset: int) -> Any:
+    """Return the `onnx.ModelProto` that PyTorch's exporter makes, in memory."""
+    import torch
+
+    size = 2 if batch == "dynamic" else batch  # 1 would be taken for a constant
+    shapes = [(size, *tensor.shape[1:]) for tensor in spec.inputs] + [(size, *state.shape) for state in spec.states]
+    device = next(module.parameters()).device
+    arguments = tuple(torch.zeros(shape, device=device) for shape in shapes)  # type: ignore[arg-type]
+    axis = torch.export.Dim("batch", min=1, max=4096)
+    plain = [{0: axis} for _ in spec.inputs]
+    dynamic = (*plain, tuple({0: axis} for _ in spec.states)) if spec.states else tuple(plain)
+    names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
+    results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module,
+                arguments,
+                dynamo=True,
+                opset_version=max(opset, _WRITTEN_OPSET),
+                input_names=names,
+                output_names=results,
+                dynamic_shapes=dynamic if batch == "dynamic" else None,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+            return program.model_proto
+    except Exception as error:  # the exporter wraps everything in kinds of its own
+        reason = str(error.__cause__ or error).strip().splitlines()
+        raise ExportError(
+            f"PyTorch cannot export this network: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and deprecation notes of its own code away from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _clean(model: Any, opset: int) -> list[str]:
+    """Fit the graph to the opset, strip what names this machine's files, and return warnings."""
+    import onnx
+
+    from effvision.export.opset import obtained_opset, to_opset
+    from effvision.export.traps import find_traps
+
+    to_opset(model, opset)
+    found = find_traps(model, opset=opset)
+    for item in [
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+        model.graph,
+        model,
+    ]:
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del model.graph.value_info[:]
+    model.producer_name, model.producer_version = "effvision", ""
+    model.graph.name = "effvision"
+    if obtained_opset(model) != opset:
+        raise ExportError(f"asked for opset {opset} but the graph is {obtained_opset(model)}")
+    if model.ByteSize() > _PROTOBUF_LIMIT:
+        raise ExportError(f"the model takes {model.ByteSize() / 1e9:.2f} GB; one ONNX file holds less than 2 GB")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # onnx raises kinds of its own for the checker and for shape inference
+        raise ExportError(f"ONNX's own checker refuses the graph: {error}") from error
+    return found
+
+
+def _compare(
+    model: Any, runtime: Runtime, spec: GraphSpec, examples: Any, batch: int | Literal["dynamic"], steps: int
+) -> dict[str, Any]:
+    from effvision.export.check import compare
+    from effvision.runtime.onnx import OnnxRuntime, open_session
+
+    session = open_session(model.SerializeToString(deterministic=True))
+    exported = OnnxRuntime({spec.name: session}, {spec.name: spec})
+    batches = [1, 2, 3] if batch == "dynamic" else [batch, batch]  # traced at 2: 1 and 3 were never seen
+    if not spec.states:  # nothing to carry along: one noise and one picture say as much as a long stream
+        steps, batches = 2, batches[:2] if batch == "dynamic" else batches[:1]
+    return compare(runtime, exported, examples, graph=spec.name, batches=batches, steps=steps)
+
+
+def _set_metadata(model: Any, metadata: Metadata) -> None:
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, metadata.to_json()
+
+
+def _check_written(data: bytes) -> None:
+    """Open the very bytes that will be written, once, as a user's program will."""
+    from effvision.runtime.onnx import open_session, read_metadata
+
+    try:
+        read_metadata(open_session(data), where="the exported model")
+    except EffvisionError as error:
+        raise ExportError(f"the finished file cannot be read back: {error}") from error
+
+
+def _shapes(values: Any) -> dict[str, tuple[int | str, ...]]:
+    return {v.name: tuple(d.dim_param or int(d.dim_value) for d in v.type.tensor_type.shape.dim) for v in values}

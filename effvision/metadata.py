@@ -1,0 +1,127 @@
+"""What an exported file says about itself: one JSON block under the key `effvision` in the ONNX metadata.
+
+The same description is built from a card when the network runs in PyTorch, so a predictor reads one thing whatever its
+runtime is. Nothing here needs numpy, torch or onnx: exported kits parse the same block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from effvision.errors import ModelFileError
+
+__all__ = ["KEY", "SCHEMA", "GraphSpec", "Metadata", "StateSpec", "TensorSpec"]
+
+KEY = "effvision"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph input or output. A text axis such as `batch` may take any size."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One array of the state: the graph input that takes it, the output that gives it back, its shape without batch."""
+
+    name: str
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    init: str = "zeros"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph: its inputs and outputs without the state, and the state."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything a predictor needs besides the runtime.
+
+    Attributes:
+        family: Model family, such as `tsm`.
+        card: Card the weights belong to; empty for a network of the user's own.
+        task: Such as `classification`.
+        labels: Class names in the order of the outputs.
+        graphs: Graphs the family drives, by name.
+        preprocess: Host-side preparation: sizes in pixels, colour order, value range.
+        options: Family facts: trained frame rate, direction of the shift, default smoothing.
+        licence: Of the weights.
+        weights_sha256: Of the weights file the network was filled from; empty if there was none.
+        version: Of the package that wrote it.
+        check: What the export check measured; empty before it ran.
+    """
+
+    family: str
+    card: str
+    task: str
+    labels: tuple[str, ...]
+    graphs: Mapping[str, GraphSpec]
+    preprocess: Mapping[str, Any]
+    options: Mapping[str, Any]
+    licence: str = ""
+    weights_sha256: str = ""
+    version: str = ""
+    check: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the block as stored: sorted keys, so that the same model gives the same bytes."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def with_check(self, check: Mapping[str, Any]) -> Metadata:
+        """Return a copy that carries the result of the export check."""
+        return replace(self, check=dict(check))
+
+    @staticmethod
+    def from_json(text: str, *, where: str) -> Metadata:
+        """Read a stored block.
+
+        Args:
+            text: JSON of `to_json`.
+            where: The file, for messages.
+
+        Raises:
+            ModelFileError: it is not such a block, or of a newer schema.
+        """
+        try:
+            data = json.loads(text)
+            schema = int(data["schema"])
+            if schema > SCHEMA:
+                raise ModelFileError(
+                    f"{where} was written by a newer effvision ({data.get('version', '?')}, metadata schema {schema}; this "
+                    f"one reads up to {SCHEMA})\nhint: pip install --upgrade effvision"
+                )
+            data["labels"] = tuple(str(label) for label in data["labels"])
+            data["graphs"] = {name: _graph(graph) for name, graph in data["graphs"].items()}
+            known = {name: data[name] for name in Metadata.__dataclass_fields__ if name in data}
+            return Metadata(**known)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, ModelFileError):
+                raise
+            raise ModelFileError(
+                f"the `{KEY}` metadata of {where} is damaged ({type(error).__name__}: {error})"
+            ) from error
+
+
+def _graph(data: Mapping[str, Any]) -> GraphSpec:
+    def tensors(name: str) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in data[name])
+
+    states = tuple(StateSpec(s["name"], s["input"], s["output"], tuple(s["shape"]), s["init"]) for s in data["states"])
+    return GraphSpec(data["name"], tensors("inputs"), tensors("outputs"), states)

@@ -1,0 +1,408 @@
+"""Predictor and session: what every family shares, whatever its runtime.
+
+A predictor is a template: `prepare(inputs, memory)` makes named arrays, `program(runtime, arrays, state)` runs them (by default
+one step of one graph), `finish(arrays, memory)` makes the result. Arrays a stream remembers are its `State`; everything else
+(clock, smoothing, counters) is its `Memory`, plain data that can be saved.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import numpy as np
+
+from effvision.cards import Card, default_card, get_card, predictor_class
+from effvision.checkpoints import bundled, cache_folder, find_weights
+from effvision.errors import CardError, EffvisionError, InputError, MissingDependencyError, ModelFileError
+from effvision.metadata import Metadata
+from effvision.results import Result, Timing
+from effvision.runtime import Runtime
+from effvision.sources import open_source
+from effvision.state import Array, State
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from effvision.export import ExportReport
+    from effvision.session import Session
+
+__all__ = ["Memory", "Predictor"]
+
+RuntimeName = Literal["torch", "onnx"]
+_CHECKPOINTS = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
+
+
+@dataclass
+class Memory:
+    """What a session remembers that is no array; families add fields of plain data.
+
+    Attributes:
+        updates: Updates since the start or the last reset.
+        reset_reason: Set by a reset, told by the next result, then cleared.
+    """
+
+    updates: int = 0
+    reset_reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that `from_dict` takes back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from `to_dict`; families with nested values override it."""
+        return cls(**data)
+
+
+class Predictor(ABC):
+    """A model ready for use. Build it with `from_pretrained`.
+
+    Attributes:
+        family: The family's name, as in its cards.
+        sample_suffix: Of the files `write_sample` makes.
+        update_options: Names `Session.update` takes besides its first argument.
+        runtime: The back end; named arrays in, named arrays out.
+        metadata: Labels, sizes, graphs: what an exported file carries.
+    """
+
+    family: ClassVar[str]
+    sample_suffix: ClassVar[str]
+    update_options: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
+        self.runtime = runtime
+        self.metadata = metadata
+
+    def __repr__(self) -> str:
+        name = self.metadata.card or "own network"
+        return f"{type(self).__name__}({name!r}, runtime={self.runtime.name!r}, device={self.runtime.device!r})"
+
+    @property
+    def streams(self) -> bool:
+        """Whether `session` and `stream` work; a model that needs the whole clip only predicts."""
+        return True
+
+    # -- making one --------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        card: str | None = None,
+        runtime: RuntimeName | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            source: A card's name (`effvision list`), a checkpoint file (then `card` says whose settings it has), or an exported
+                `.onnx` file. Default: the family's default card.
+            card: The card a checkpoint file belongs to; not needed for our own files, which name it.
+            runtime: `torch` or `onnx`. Default: PyTorch if it can be imported, else ONNX Runtime.
+            device: `cpu`, `cuda`, `mps` (PyTorch); `cpu`, `cuda`, `tensorrt`, `coreml`, `openvino` (ONNX Runtime).
+            threads: ONNX Runtime: threads inside an operator. PyTorch's are set by `torch.set_num_threads`.
+            progress: Show a bar while weights are fetched or exported.
+
+        Raises:
+            CardError: no such card or file; near names are suggested.
+            DownloadError: the weights are not here and cannot be fetched.
+            CheckpointError: the checkpoint is damaged, unsafe or does not fit.
+            ModelFileError: the `.onnx` file is damaged, not ours, or of another family.
+            MissingDependencyError: neither runtime, or not the one asked for, is installed.
+        """
+        if runtime not in (None, "torch", "onnx"):
+            raise InputError(f"`runtime` must be 'torch' or 'onnx'; got {runtime!r}")
+        name = default_card(cls.family).name if source is None else os.fspath(source)
+        path = Path(name)
+        if path.suffix == ".onnx":
+            if runtime == "torch":
+                raise InputError(f"{path} is an exported file: it runs in ONNX Runtime; leave `runtime` out")
+            return cls._from_onnx(path, device=device, threads=threads)
+        weights: Path | None = None
+        if path.suffix in _CHECKPOINTS or path.is_file():
+            weights, name = path, card or _card_of(path)
+        chosen = get_card(name, family=getattr(cls, "family", None))
+        target = cls if getattr(cls, "family", None) else predictor_class(chosen.family)
+        if _choose(runtime) == "torch":
+            found = weights or find_weights(chosen, progress=progress)
+            return cast("Self", target._from_torch(chosen, found, device=device))
+        found = weights or _exported(target, chosen, progress=progress)
+        if weights is not None:
+            raise InputError(
+                f"ONNX Runtime runs exported files, not the checkpoint {weights}\nhint: `model.export(...)` it first"
+            )
+        return cast("Self", target._from_onnx(found, device=device, threads=threads))
+
+    @classmethod
+    def untrained(cls, card: str, *, seed: int = 0) -> Self:
+        """Build a card's network with random weights in PyTorch: for timing, export checks and tests, not for answers.
+
+        Raises:
+            CardError: there is no such card.
+        """
+        chosen = get_card(card, family=getattr(cls, "family", None))
+        target = cls if getattr(cls, "family", None) else predictor_class(chosen.family)
+        return cast("Self", target._from_torch(chosen, None, device="cpu", seed=seed))
+
+    @classmethod
+    def _from_onnx(cls, path: Path, *, device: str, threads: int | None) -> Self:
+        from effvision.runtime.onnx import OnnxRuntime
+
+        runtime, metadata = OnnxRuntime.load(path, device=device, threads=threads)
+        wanted = getattr(cls, "family", None)
+        try:
+            target = predictor_class(metadata.family)
+        except CardError as error:
+            raise ModelFileError(
+                f"{path} holds a model of the family {metadata.family!r}, unknown here\nhint: update"
+            ) from error
+        if wanted not in (None, metadata.family):
+            raise ModelFileError(
+                f"{path} holds a model of the family {metadata.family!r}, not {wanted!r}\n"
+                f"hint: from effvision import {target.__name__}; {target.__name__}.from_pretrained({str(path)!r})"
+            )
+        return cast("Self", target(runtime, metadata))
+
+    @classmethod
+    @abstractmethod
+    def _from_torch(cls, card: Card, weights: Path | None, *, device: str, seed: int = 0) -> Self:
+        """Build the network in PyTorch from a checkpoint, or with seeded random weights where `weights` is None."""
+
+    # -- using it ----------------------------------------------------------------------------------------------------------
+
+    def predict(self, inputs: Any) -> Result:
+        """Answer for one input: one update of a fresh session."""
+        return self.session().update(inputs)
+
+    def session(self, path: str | os.PathLike[str] | None = None, **options: Any) -> Session:
+        """Open a session: one stream's state and memory. One per camera; the network is shared.
+
+        Args:
+            path: A file written by `Session.save`, to go on from there.
+            **options: The family's session options; see its class.
+
+        Raises:
+            StreamingError: these weights cannot work frame by frame.
+            StateError: the saved session belongs to another model.
+        """
+        from effvision.session import Session
+
+        if path is not None:
+            return Session.load(self, path, **options)
+        return Session(self, self.initial_memory(**options), self.initial_state())
+
+    def stream(self, source: Any, *, images: bool = True, **options: Any) -> Iterator[Result]:
+        """Yield one result per frame of a source: a video file, folder, array, or any iterable of frames.
+
+        Args:
+            source: What `effvision.sources.open_source` takes.
+            images: Keep the frame in `result.image`, so that `result.plot()` works; switch off before collecting a long stream.
+            **options: The family's session options.
+
+        Raises:
+            SourceError: the source cannot be read.
+            StreamingError: these weights cannot work frame by frame.
+        """
+        session = self.session(**options)
+        with open_source(source) as frames:
+            for frame in frames:
+                result = session.update(frame.image, **self.frame_options(frame))
+                yield result.replace(image=frame.image) if images else result
+
+    def update_many(
+        self, sessions: Sequence[Session], inputs: Sequence[Any], options: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[Result]:
+        """Advance several sessions in one call of the network; each gets what it would get alone (to float rounding).
+
+        Sessions may join and leave between calls. It needs a graph with a dynamic batch; the gain is on GPUs.
+
+        Args:
+            sessions: Sessions of this predictor, all different.
+            inputs: One input per session.
+            options: Per session, what `Session.update` takes besides the input (such as `timestamp`).
+
+        Raises:
+            InputError: the lengths differ, a session appears twice, or belongs to another predictor.
+        """
+        given = [{}] * len(sessions) if options is None else options
+        if not len(sessions) == len(inputs) == len(given):
+            raise InputError(
+                f"got {len(sessions)} sessions, {len(inputs)} inputs and {len(given)} options; one of each is needed"
+            )
+        if len({id(session) for session in sessions}) < len(sessions):
+            raise InputError("a session appears twice in one call; each stream has one frame per step")
+        if any(session.predictor is not self for session in sessions):
+            raise InputError("every session must come from this predictor")
+        started = time.perf_counter()
+        ready = [session._begin(x, more) for session, x, more in zip(sessions, inputs, given, strict=True)]
+        due = [index for index, arrays in enumerate(ready) if arrays is not None]
+        outputs: list[Mapping[str, Array] | None] = [None] * len(sessions)
+        prepared = time.perf_counter()
+        if due:
+            first = cast(Mapping[str, np.ndarray], ready[due[0]])
+            stacked = {name: np.concatenate([cast(Any, ready[i])[name] for i in due]) for name in first}
+            together = State.stack([sessions[i].state for i in due])
+            answers, following = self.program(self.runtime, stacked, together)
+            for row, (index, state) in enumerate(zip(due, following.split() or [State()] * len(due), strict=True)):
+                outputs[index] = {name: array[row : row + 1] for name, array in answers.items()}
+                sessions[index].state = state
+        ran = time.perf_counter()
+        share = 1e3 / max(1, len(due))
+        timing = Timing(prepare_ms=(prepared - started) * 1e3 / max(1, len(sessions)), run_ms=(ran - prepared) * share)
+        return [session._end(answer, timing) for session, answer in zip(sessions, outputs, strict=True)]
+
+    def export(
+        self, path: str | os.PathLike[str], *, batch: int | Literal["dynamic"] = 1, opset: int = 17, steps: int = 16
+    ) -> ExportReport:
+        """Write one ONNX file that holds everything needed to use it again, after checking it against PyTorch.
+
+        Args:
+            path: A name ending in `.onnx` in a folder that exists; replaced only when the check has passed.
+            batch: Streams per call: a fixed number (fastest on Jetson) or `dynamic`.
+            opset: 13 to 20; 17 (with IR 8) is read by every ONNX Runtime since 1.12 and by TensorRT 8.4 and newer.
+            steps: Frames of each checked stream, 16 or more.
+
+        Returns:
+            What was written and measured; it can be used as a path.
+
+        Raises:
+            ExportError: the graph cannot be written so, or it differs from PyTorch; no file is left.
+            MissingDependencyError: torch, onnx, onnxscript or onnxruntime is not installed.
+        """
+        from effvision.export import export_onnx
+
+        if self.runtime.name != "torch":
+            raise InputError(
+                f"this model runs in {self.runtime.name} from an exported file; copy that file instead\n"
+                "hint: from_pretrained(CARD, runtime='torch').export(...)"
+            )
+        examples = self.example_inputs
+        return export_onnx(self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps)
+
+    # -- what a family says ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def initial_memory(self, **options: Any) -> Memory:
+        """Return the memory of a stream that has seen nothing; `options` are the family's session options."""
+
+    def initial_state(self) -> State:
+        """Return the state of one stream that has seen nothing."""
+        return self.runtime.initial_state(1)
+
+    def restore_memory(self, data: Mapping[str, Any], **options: Any) -> Memory:
+        """Rebuild a memory from plain data saved by `Session.save`."""
+        fresh = self.initial_memory(**options)
+        return type(fresh).from_dict(data)
+
+    def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
+        """Say why this input does not continue the stream (`seek`, `gap`, `source`), or None."""
+        return None
+
+    @abstractmethod
+    def prepare(self, inputs: Mapping[str, Any], memory: Memory) -> dict[str, np.ndarray] | None:
+        """Check one update's input and make the graph's arrays, batch axis first; None if no step is due."""
+
+    def program(
+        self, runtime: Runtime, arrays: Mapping[str, np.ndarray], state: State
+    ) -> tuple[dict[str, Array], State]:
+        """Run the prepared arrays; by default one step of the graph `step`."""
+        return runtime.step(arrays, state)
+
+    @abstractmethod
+    def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Result, Memory]:
+        """Make the result of one update from the graph's outputs; from the last ones if `arrays` is None."""
+
+    def frame_options(self, frame: Any) -> dict[str, Any]:
+        """Return what `Session.update` takes from a source's frame besides the picture."""
+        return {}
+
+    @abstractmethod
+    def example_inputs(self, graph: str, *, steps: int, batch: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield `steps` inputs of a graph, random ones and ones that look like real use, for the export check."""
+
+    @abstractmethod
+    def example_updates(self, count: int, *, seed: int) -> Iterator[Any]:
+        """Yield `count` inputs of `Session.update` that look like real use, for tests and timing."""
+
+    @classmethod
+    @abstractmethod
+    def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
+        """Generate a sample input file that the card's model has an answer for."""
+
+
+def _choose(runtime: RuntimeName | None) -> RuntimeName:
+    have_torch = importlib.util.find_spec("torch") is not None
+    have_onnx = importlib.util.find_spec("onnxruntime") is not None
+    if runtime == "torch" and not have_torch:
+        raise MissingDependencyError(
+            "runtime 'torch' needs PyTorch, which is not installed\nhint: pip install 'effvision[torch]'"
+        )
+    if runtime == "onnx" and not have_onnx:
+        raise MissingDependencyError(
+            "runtime 'onnx' needs ONNX Runtime, which is not installed\nhint: pip install 'effvision[onnx]'"
+        )
+    if not have_torch and not have_onnx:
+        raise MissingDependencyError(
+            "neither PyTorch nor ONNX Runtime is installed\n"
+            "hint: pip install 'effvision[torch]' (training, export, every card) or pip install 'effvision[onnx]' "
+            "(exported files and bundled models; small)"
+        )
+    return runtime or ("torch" if have_torch else "onnx")
+
+
+def _card_of(path: Path) -> str:
+    """Read the card's name from the header of a safetensors file of ours."""
+    if not path.is_file():
+        raise CardError(f"there is no card and no file named {str(path)!r}")
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                name = (file.metadata() or {}).get("card")
+        except Exception as error:  # safetensors raises its own kind and OSError
+            from effvision.errors import CheckpointError
+
+            raise CheckpointError(f"{path} is no safetensors file or is damaged: {error}") from error
+        if name:
+            return str(name)
+    raise CardError(
+        f"{path} does not say which network it belongs to\nhint: from_pretrained({str(path)!r}, card=NAME); `effvision list`"
+    )
+
+
+def _exported(target: Any, card: Card, *, progress: bool) -> Path:
+    """Return the exported file of a card: bundled, in the cache, or written to the cache now."""
+    if card.onnx and (path := bundled(card.onnx)):
+        return path
+    from effvision import __version__
+
+    path = cache_folder() / f"{card.name}-{__version__}.onnx"
+    if path.is_file():
+        return path
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError(
+            f"{card.name} has no exported file here, and making one needs PyTorch\n"
+            f"hint: pip install 'effvision[torch]', or run `effvision export {card.name} --out {path}` on another machine"
+        )
+    weights = find_weights(card, progress=progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EffvisionError(f"cannot make the cache folder {path.parent}: {error}") from error
+    from tqdm import tqdm
+
+    with tqdm(total=1, desc=f"exporting {card.name} once", disable=not progress) as bar:
+        target._from_torch(card, weights, device="cpu").export(path, batch="dynamic")
+        bar.update()
+    return path

@@ -1,0 +1,86 @@
+"""The one interface of every back end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+
+from effvision.errors import ShapeError, StateError
+from effvision.metadata import GraphSpec, TensorSpec
+from effvision.state import Array, State
+
+__all__ = ["Runtime"]
+
+
+class Runtime(ABC):
+    """Runs the graphs of one model.
+
+    Attributes:
+        name: `torch` or `onnx`.
+        device: Where it computes, as the back end names it.
+        graphs: What each graph takes and gives.
+    """
+
+    name: str
+    device: str
+    graphs: Mapping[str, GraphSpec]
+
+    @abstractmethod
+    def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one graph on all its inputs, state included, by name; return all its outputs by name.
+
+        Raises:
+            RuntimeFailure: the back end failed; its own message is inside.
+        """
+
+    def step(
+        self, arrays: Mapping[str, np.ndarray], state: State, *, graph: str = "step"
+    ) -> tuple[dict[str, Array], State]:
+        """Advance by one step: `step(inputs, state) -> (outputs, state)`.
+
+        Args:
+            arrays: The graph's inputs by name, without the state.
+            state: From `initial_state` or the step before; consumed.
+            graph: Which graph.
+
+        Returns:
+            Outputs by name without the state, and the next state.
+
+        Raises:
+            ShapeError: an input does not fit the graph.
+            StateError: the state does not fit the graph or the inputs' batch.
+            RuntimeFailure: the back end failed.
+        """
+        for tensor in self.graphs[graph].inputs:
+            self._fits(tensor, tuple(arrays[tensor.name].shape))
+        states = self.graphs[graph].states
+        batch = next(iter(arrays.values())).shape[0]
+        for spec in states:
+            given = tuple(state[spec.name].shape) if spec.name in state else None
+            if given != (batch, *spec.shape):
+                raise StateError(
+                    f"state `{spec.name}` must be {(batch, *spec.shape)} here; got {given}\n"
+                    "hint: use the state returned by the step before, or `initial_state`"
+                )
+        outputs = self.run(graph, {**arrays, **{spec.input: state[spec.name] for spec in states}})
+        following = State({spec.name: outputs.pop(spec.output) for spec in states})
+        return outputs, following
+
+    def _fits(self, tensor: TensorSpec, given: tuple[int, ...]) -> None:
+        if len(given) == len(tensor.shape) and all(
+            isinstance(w, str) or w == g for w, g in zip(tensor.shape, given, strict=True)
+        ):
+            return
+        fixed = tensor.shape and isinstance(tensor.shape[0], int) and given[1:] == tensor.shape[1:]
+        hint = (
+            f"\nhint: exported for exactly {tensor.shape[0]} streams a call; batch='dynamic' takes any number"
+            if fixed
+            else ""
+        )
+        raise ShapeError(f"`{tensor.name}` must be {list(tensor.shape)}; got {list(given)}{hint}")
+
+    def initial_state(self, batch: int = 1, *, graph: str = "step") -> State:
+        """Return the state of `batch` streams that have seen nothing: zeros, as numpy arrays."""
+        return State({spec.name: np.zeros((batch, *spec.shape), np.float32) for spec in self.graphs[graph].states})

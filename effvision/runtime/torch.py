@@ -1,0 +1,63 @@
+"""PyTorch: the network itself, in inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from effvision.errors import InputError, RuntimeFailure
+from effvision.metadata import GraphSpec
+from effvision.runtime.base import Runtime
+from effvision.state import Array
+
+__all__ = ["TorchRuntime"]
+
+
+class TorchRuntime(Runtime):
+    """Runs modules whose arguments and results are tensors in the order of their graph specification.
+
+    State arrays stay tensors on the device; other outputs come back as numpy arrays.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, modules: Mapping[str, torch.nn.Module], graphs: Mapping[str, GraphSpec], *, device: str = "cpu"
+    ) -> None:
+        """Move the modules to `device` (`cpu`, `cuda`, `cuda:1`, `mps`).
+
+        Raises:
+            InputError: this machine or build of PyTorch has no such device.
+        """
+        try:
+            self._device = torch.device(device)
+            torch.empty(1, device=self._device)
+        except Exception as error:  # PyTorch raises RuntimeError, AssertionError or NotImplementedError here
+            raise InputError(f"PyTorch cannot use device {device!r} here: {error}") from error
+        self.device = device
+        self.graphs = dict(graphs)
+        self.modules = {name: module.eval().to(self._device) for name, module in modules.items()}
+
+    def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one module; see `Runtime.run`."""
+        spec = self.graphs[graph]
+        kept = {state.output for state in spec.states}
+        names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
+        results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
+        with torch.inference_mode():
+            tensors = [self._tensor(arrays[name]) for name in names]
+            try:
+                outputs: Any = self.modules[graph](*tensors)
+            except RuntimeError as error:
+                raise RuntimeFailure(f"PyTorch failed in graph `{graph}`: {error}") from error
+        if isinstance(outputs, torch.Tensor):
+            outputs = (outputs,)
+        return {
+            name: value if name in kept else value.cpu().numpy() for name, value in zip(results, outputs, strict=True)
+        }
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
+        return tensor.to(self._device)

@@ -1,0 +1,403 @@
+"""TSM from a video file, a live stream or single frames to labels. Needs no torch at import.
+
+Lin, Gan and Han, "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019: section 3.2 for whole clips,
+section 3.4 for streams.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+
+from effvision._files import sha256
+from effvision.cards import Card
+from effvision.errors import DTypeError, InputError, RangeError, StreamingError
+from effvision.host.image import resize_crop
+from effvision.metadata import Metadata
+from effvision.models.tsm.clock import FrameClock
+from effvision.models.tsm.sampling import dense_indices, uniform_indices
+from effvision.models.tsm.smoothing import Smoothing, SmoothingMemory
+from effvision.predictor import Memory, Predictor
+from effvision.results import Classification, Timing
+from effvision.session import Session
+from effvision.sources import Frame, as_frame, open_source
+from effvision.state import Array
+
+if TYPE_CHECKING:
+    from effvision.models.tsm.network import TemporalNetwork
+
+__all__ = ["PREDICTOR", "TSM"]
+
+_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+_KEPT_FRAMES = 4096
+
+
+@dataclass
+class TSMMemory(Memory):
+    """Clock, smoothing and the last answer of one stream. Plain data."""
+
+    clock: FrameClock = field(default_factory=lambda: FrameClock(None, math.inf))
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    smoothed: SmoothingMemory = field(default_factory=SmoothingMemory)
+    source: str | None = None
+    timestamp: float | None = None
+    logits: list[float] | None = None
+    mean: list[float] | None = None
+    chosen: int = 0
+    steps: int = 0
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TSMMemory:
+        """Rebuild from `to_dict`."""
+        nested = {
+            "clock": FrameClock(**data["clock"]),
+            "smoothing": Smoothing.from_dict(data["smoothing"]),
+            "smoothed": SmoothingMemory(**data["smoothed"]),
+        }
+        return cls(**{**data, **nested})
+
+
+class TSM(Predictor):
+    """Video recognition at the cost of a 2D network; causal weights also stream, one frame a step.
+
+    `session` and `stream` take these options:
+        fps: Rate in frames per second the network sees; frames are chosen by their timestamps. Default: the rate the weights
+            were trained at. None: every frame.
+        max_gap_s: A silence of the source longer than this resets the stream. Default: 1 s or four frames, the longer one.
+        smoothing: A `Smoothing`, or None for each frame's own label. Default: what the card suggests.
+
+    `Session.update(frame, timestamp=..., source=...)`: `frame` (H, W, 3) uint8 RGB; `timestamp` seconds on any steady clock
+    (left out: frames are taken to come at the network's rate); `source` any text, a change of which resets the stream.
+    """
+
+    family: ClassVar[str] = "tsm"
+    sample_suffix: ClassVar[str] = ".mp4"
+    update_options: ClassVar[frozenset[str]] = frozenset({"timestamp", "source"})
+
+    @classmethod
+    def from_network(
+        cls,
+        network: TemporalNetwork,
+        *,
+        labels: Sequence[str],
+        size: tuple[int, int],
+        short_side: int | None = None,
+        fps: float | None = None,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        device: str = "cpu",
+    ) -> TSM:
+        """Use a temporal network of your own, such as one made by `insert_temporal_shift`, in PyTorch.
+
+        Args:
+            network: Takes normalised clips (N, T, 3, H, W).
+            labels: K class names in the order of its outputs.
+            size: (height, width) in pixels of its input.
+            short_side: Resize so that the shorter side has this many pixels, then crop the centre; None stretches to `size`.
+            fps: Rate the network was trained at; None: every frame of a source is used.
+            mean: Per RGB channel, of values 0..1.
+            std: Per RGB channel, of values 0..1.
+            device: Of PyTorch.
+        """
+        preprocess = {"short_side": short_side, "size": list(size), "mean": list(mean), "std": list(std)}
+        options = {"fps": fps, "sampling": "uniform"}
+        return cls._from_parts(network, tuple(labels), preprocess, options, device=device)
+
+    @classmethod
+    def _from_torch(cls, card: Card, weights: Path | None, *, device: str, seed: int = 0) -> TSM:
+        from effvision.models.tsm.network import build
+
+        labels = card.class_names
+        settings = dict(card.network)
+        if weights is None:
+            import torch
+
+            from effvision.models.tsm.network import randomise
+
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                network = randomise(build(len(labels), **settings)).eval()
+        else:
+            from effvision.checkpoints import read_checkpoint
+            from effvision.models.tsm.convert import canonical_keys, load_weights
+
+            network = load_weights(build(len(labels), **settings), canonical_keys(read_checkpoint(weights)))
+        digest = "" if weights is None else sha256(weights)
+        return cls._from_parts(
+            network,
+            labels,
+            card.preprocess,
+            card.options,
+            device=device,
+            card=card.name,
+            licence=card.licence,
+            weights_sha256=digest,
+        )
+
+    @classmethod
+    def _from_parts(
+        cls,
+        network: TemporalNetwork,
+        labels: tuple[str, ...],
+        preprocess: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        device: str,
+        card: str = "",
+        licence: str = "",
+        weights_sha256: str = "",
+    ) -> TSM:
+        from effvision import __version__
+        from effvision.models.tsm.graphs import ClipGraph, StepGraph, clip_spec, step_spec
+        from effvision.runtime.torch import TorchRuntime
+
+        preprocess = {**_IMAGENET, "color": "RGB", "range": [0, 255], **preprocess}
+        height, width = preprocess["size"]
+        streams = network.streams
+        graph = (StepGraph if streams else ClipGraph)(network, preprocess["mean"], preprocess["std"])
+        spec = (step_spec if streams else clip_spec)(network, height, width, len(labels))
+        options = {"direction": network.direction, "frames": network.frames, **options}
+        metadata = Metadata(
+            family=cls.family,
+            card=card,
+            task="classification",
+            labels=labels,
+            graphs={spec.name: spec},
+            preprocess=preprocess,
+            options=options,
+            version=__version__,
+            licence=licence,
+            weights_sha256=weights_sha256,
+        )
+        return cls(TorchRuntime({spec.name: graph}, metadata.graphs, device=device), metadata)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the scores."""
+        return self.metadata.labels
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second the weights were trained at; None if unknown."""
+        rate = self.metadata.options.get("fps")
+        return None if rate is None else float(rate)
+
+    @property
+    def settle(self) -> int:
+        """Steps after a reset whose answers mean little, because the network has seen too few frames to judge motion."""
+        return int(self.metadata.options.get("settle", 0))
+
+    @property
+    def streams(self) -> bool:
+        """Whether these weights work frame by frame."""
+        return "step" in self.metadata.graphs
+
+    def predict(self, inputs: Any) -> Classification:
+        """Answer for a whole video, clip or single picture.
+
+        Causal weights stream over it from a fresh session at the rate they were trained at, and the frames' logits are averaged
+        (ICCV 2019, section 3.4); others sample their frames as the reference does when testing. A single picture is a
+        stream of one frame, or a clip of that frame repeated.
+
+        Args:
+            inputs: A video, picture, folder or glob; an array (T, H, W, 3) or (H, W, 3) uint8 RGB; a PIL image; a tensor;
+                an iterable of frames.
+
+        Raises:
+            SourceError: it cannot be read.
+            InputError: it holds no frame, or frames that cannot be used.
+        """
+        with open_source(inputs) as source:
+            return self._predict_stream(source) if self.streams else self._predict_clip(source)
+
+    def initial_memory(  # type: ignore[override]  # named options instead of the template's **options
+        self,
+        *,
+        fps: float | str | None = "card",
+        max_gap_s: float | None = None,
+        smoothing: Smoothing | str | None = "card",
+    ) -> TSMMemory:
+        """Return the memory of a stream that has seen nothing; options as in the class's description.
+
+        Raises:
+            StreamingError: the weights are bidirectional or look at the whole clip.
+            InputError: an option is out of range.
+        """
+        if not self.streams:
+            raise StreamingError(
+                f"{self.metadata.card or 'this network'} cannot stream: its shift is {self.metadata.options['direction']}, so "
+                "each frame was trained to see later ones (or it looks at the whole clip), which a live stream does not have\n"
+                "hint: `predict` works on whole clips; for streams use weights trained with shift='causal'"
+            )
+        rate = self.fps if fps == "card" else fps
+        if rate is not None and (isinstance(rate, (bool, str)) or not 0 < rate < math.inf):
+            raise InputError(f"`fps` must be a positive number, or None for every frame; got {fps!r}")
+        period = None if rate is None else 1.0 / rate
+        gap = max(1.0, 4 * (period or 0.0)) if max_gap_s is None else max_gap_s
+        if not gap > 0:
+            raise InputError(f"`max_gap_s` must be above 0; got {max_gap_s!r}")
+        if smoothing == "card":
+            smoothing = Smoothing.from_dict(self.metadata.options.get("smoothing") or {})
+        if smoothing is not None and not isinstance(smoothing, Smoothing):
+            raise InputError(f"`smoothing` must be a Smoothing or None; got {smoothing!r}")
+        rule = smoothing or Smoothing()
+        return TSMMemory(clock=FrameClock(period, gap), smoothing=rule, smoothed=rule.begin())
+
+    def restore_memory(self, data: Mapping[str, Any], **options: Any) -> TSMMemory:
+        """Rebuild a saved memory; options given anew are not taken, a saved session keeps its own."""
+        if options:
+            raise InputError(f"a saved session keeps its own options; leave out {', '.join(sorted(options))}")
+        return TSMMemory.from_dict(data)
+
+    def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
+        """Say `source`, `seek` or `gap` if this frame does not continue the stream."""
+        held = cast(TSMMemory, memory)
+        source, timestamp = inputs.get("source"), inputs.get("timestamp")
+        if held.source is not None and source is not None and source != held.source:
+            return "source"
+        return None if timestamp is None else held.clock.interruption(_seconds(timestamp))
+
+    def prepare(self, inputs: Mapping[str, Any], memory: Memory) -> dict[str, np.ndarray] | None:
+        """Check the frame, choose by its timestamp, resize and crop: `frame` (1, 3, H, W) float32 RGB 0..255."""
+        held = cast(TSMMemory, memory)
+        image = as_frame(inputs["x"])
+        timestamp, source = inputs.get("timestamp"), inputs.get("source")
+        if source is not None and not isinstance(source, str):
+            raise DTypeError(f"`source` must be text; got {type(source).__name__}")
+        held.timestamp = None if timestamp is None else _seconds(timestamp)
+        held.source = source if source is not None else held.source
+        if held.timestamp is not None and not held.clock.tick(held.timestamp) and held.logits is not None:
+            return None
+        return {"frame": self._pixels(image)}
+
+    def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Classification, TSMMemory]:
+        """Smooth the logits and name the label; without new ones, repeat the last answer."""
+        held = cast(TSMMemory, memory)
+        if arrays is not None:
+            logits = np.asarray(arrays["logits"][0], np.float32)
+            held.chosen, mean = held.smoothing.update(logits, held.smoothed)
+            held.logits, held.mean, held.steps = logits.tolist(), mean.tolist(), held.steps + 1
+        answer = self._answer(np.asarray(held.logits, np.float32), np.asarray(held.mean, np.float32), held.chosen)
+        settled = held.steps > self.settle
+        return answer.replace(timestamp=held.timestamp, fresh=arrays is not None, settled=settled), held
+
+    def frame_options(self, frame: Frame) -> dict[str, Any]:
+        """Pass a source's own clock and identity on."""
+        return {"timestamp": frame.timestamp, "source": frame.source}
+
+    def example_inputs(self, graph: str, *, steps: int, batch: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+        """Yield noise in the first half and rendered moving pictures in the second, RGB 0..255."""
+        from effvision.models.tsm.clips import render_clip
+
+        spec = self.metadata.graphs[graph].inputs[0]
+        height, width = self.metadata.preprocess["size"]
+        rng = np.random.default_rng(seed)
+        names = ("left", "closer", "clockwise", "shake")
+        clips = [
+            render_clip(names[n % 4], frames=steps, size=(height, width), fps=self.fps or 12.0, seed=seed + n)
+            for n in range(batch)
+        ]
+        moving = np.stack(clips).transpose(0, 1, 4, 2, 3).astype(np.float32)  # (N, T, 3, H, W)
+        for step in range(steps):
+            shape = (batch, *(int(axis) for axis in spec.shape[1:]))
+            if step < steps // 2:
+                yield {spec.name: rng.uniform(0, 255, shape).astype(np.float32)}
+            elif graph == "step":
+                yield {spec.name: np.ascontiguousarray(moving[:, step])}
+            else:
+                frames = [(step + t) % steps for t in range(int(spec.shape[1]))]
+                yield {spec.name: np.ascontiguousarray(moving[:, frames])}
+
+    def example_updates(self, count: int, *, seed: int) -> Iterator[np.ndarray]:
+        """Yield frames (240, 320, 3) uint8 RGB of a rendered moving picture."""
+        from effvision.models.tsm.clips import render_clip
+
+        yield from render_clip("left", frames=count, size=(240, 320), fps=self.fps or 12.0, seed=seed)
+
+    @classmethod
+    def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
+        """Render a clip of a few seconds at 320x240 that goes through several motions; a video file."""
+        from effvision.models.tsm.sample import write_sample
+
+        return write_sample(path, seed=seed)
+
+    def _pixels(self, image: np.ndarray) -> np.ndarray:
+        settings = self.metadata.preprocess
+        side = settings.get("short_side")
+        height, width = settings["size"]
+        mode = "stretch" if side is None else "center"
+        small = resize_crop(image, short_side=side, size=(height, width), mode=mode)
+        return np.ascontiguousarray(small.transpose(2, 0, 1)[None], dtype=np.float32)
+
+    def _answer(self, logits: np.ndarray, mean: np.ndarray, chosen: int) -> Classification:
+        return Classification(labels=self.labels, scores=_softmax(mean), logits=logits, chosen=chosen)
+
+    def _predict_stream(self, source: Any) -> Classification:
+        session = Session(self, self.initial_memory(smoothing=None), self.initial_state())
+        total, steps, settled, times, last = np.zeros(len(self.labels), np.float64), 0, False, [], None
+        for frame in source:
+            last = session.update(frame.image, **self.frame_options(frame))
+            times.append(last.timing)
+            answer = cast(Classification, last)
+            if answer.fresh and (answer.settled or not settled):
+                if answer.settled and not settled:  # drop what was summed while it had seen too little
+                    total, steps, settled = np.zeros_like(total), 0, True
+                total, steps = total + answer.logits, steps + 1
+        if last is None:
+            raise InputError("the input holds no frame")
+        mean = (total / steps).astype(np.float32)
+        answer = self._answer(mean, mean, int(mean.argmax()))
+        return answer.replace(timing=_sum(times), timestamp=last.timestamp, index=last.index, settled=settled)
+
+    def _predict_clip(self, source: Any) -> Classification:
+        started = time.perf_counter()
+        frames: list[np.ndarray] = []
+        stride = 1
+        for seen, frame in enumerate(source):
+            if seen % stride == 0:
+                frames.append(self._pixels(as_frame(frame.image)).astype(np.uint8))
+            if len(frames) > _KEPT_FRAMES:  # hours of video: sample from every second frame, then every fourth, ...
+                frames, stride = frames[::2], stride * 2
+        if not frames:
+            raise InputError("the input holds no frame")
+        length = int(self.metadata.options["frames"])
+        if self.metadata.options.get("sampling") == "dense":
+            clips = dense_indices(len(frames), length)
+        else:
+            clips = [uniform_indices(len(frames), length)]
+        read = time.perf_counter()
+        total = np.zeros(len(self.labels), np.float64)
+        for indices in clips:
+            clip = np.concatenate([frames[index] for index in indices])[None].astype(np.float32)
+            total += self.runtime.run("clip", {"clip": clip})["logits"][0]
+        mean = (total / len(clips)).astype(np.float32)
+        timing = Timing(prepare_ms=(read - started) * 1e3, run_ms=(time.perf_counter() - read) * 1e3)
+        return self._answer(mean, mean, int(mean.argmax())).replace(timing=timing)
+
+
+PREDICTOR = TSM
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    return (weights / weights.sum()).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def _sum(times: Sequence[Timing]) -> Timing:
+    return Timing(sum(t.prepare_ms for t in times), sum(t.run_ms for t in times), sum(t.finish_ms for t in times))
+
+
+def _seconds(timestamp: Any) -> float:
+    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float, np.integer, np.floating)):
+        raise DTypeError(f"`timestamp` must be seconds as a number; got {type(timestamp).__name__}")
+    value = float(timestamp)
+    if not math.isfinite(value):
+        raise RangeError(f"`timestamp` must be a finite number of seconds; got {value}")
+    return value

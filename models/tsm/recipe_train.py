@@ -1,0 +1,264 @@
+"""Training of the motion network: start, loop, checkpoints, export."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from effvision.errors import CheckpointError, InputError
+from effvision.models.tsm.clips import IGNORED, LABELS
+from effvision.models.tsm.network import Direction, TemporalNetwork, build
+from effvision.models.tsm.recipe_data import SIZE, Stage, Stream, batches
+
+__all__ = [
+    "BUILD",
+    "CURRICULUM",
+    "Settings",
+    "motion_network",
+    "normalised",
+    "save_weights",
+    "start_from_differences",
+    "train",
+]
+
+BUILD: dict[str, Any] = {"backbone": "mobilenetv2", "width": 0.5, "fold": 4, "every_block": True, "frames": 8}
+"""Arguments of `network.build` for these weights, besides the ten classes and the direction."""
+
+CURRICULUM = (
+    Stage(until=0.125, clips=48, frames=8, easy=0.9, changing=0.0),
+    Stage(until=0.35, clips=48, frames=8, easy=0.35, changing=0.2),
+    Stage(until=1.00, clips=32, frames=12, easy=0.15, changing=0.6),
+)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training.
+
+    Attributes:
+        out: Folder of the checkpoint and the weights.
+        steps: Optimiser steps.
+        seed: Everything random.
+        shift: `causal`, or `none` for the single-frame control.
+        rate: Highest learning rate.
+        decay: Weight decay.
+        smoothing: Label smoothing.
+        average: Decay of the moving average of the weights, which is what is exported.
+        workers: Processes that render clips; 0 renders in this one.
+        device: torch device.
+        root: Data folder, or None for procedural pictures only.
+        size: Height and width of a frame in pixels.
+        stages: The curriculum.
+        every: Steps between checkpoints.
+        build: Changes of `BUILD`.
+    """
+
+    out: Path
+    steps: int = 2400
+    seed: int = 0
+    shift: Direction = "causal"
+    rate: float = 3e-3
+    decay: float = 0.02
+    smoothing: float = 0.05
+    average: float = 0.998
+    workers: int = 1
+    device: str = "cpu"
+    root: Path | None = None
+    size: int = SIZE
+    stages: tuple[Stage, ...] = CURRICULUM
+    every: int = 150
+    build: Mapping[str, Any] = field(default_factory=dict)
+
+    def stream(self) -> Stream:
+        """The training batches."""
+        return Stream(self.seed, self.steps, self.stages, self.root, self.size)
+
+    def fixed(self) -> dict[str, Any]:
+        """What must not change when a run goes on from a checkpoint."""
+        return {"steps": self.steps, "seed": self.seed, "shift": self.shift, "rate": self.rate, "size": self.size}
+
+
+def motion_network(shift: Direction = "causal", **changes: Any) -> TemporalNetwork:
+    """Build the network of these weights, untrained."""
+    return build(len(LABELS), shift=shift, **{**BUILD, **changes})
+
+
+def start_from_differences(network: TemporalNetwork) -> None:
+    """Start the first shift site as a temporal difference; everything stays trainable.
+
+    From a plain start the network spends thousands of steps finding out that the shifted channels belong to another time.
+    Here the first fold of the stem's channels copies the next one, so that after the shift the two hold the same feature of
+    two frames, and the first pointwise convolution weighs them with opposite signs.
+    """
+    stem, first = network.network.get_submodule("features.0"), network.network.get_submodule("features.1.conv")
+    depthwise, pointwise = first.get_submodule("0.net"), first.get_submodule("3")
+    fold = network.sites()[0].fold
+    fold = _weight(stem.get_submodule("0")).shape[0] // fold
+    now, past = slice(fold, 2 * fold), slice(0, fold)
+    with torch.no_grad():
+        for convolution in (stem.get_submodule("0"), depthwise):
+            weight = _weight(convolution)
+            weight[past] = weight[now]
+        weight = _weight(pointwise)
+        weight[:, past] = -weight[:, now]
+        for norm in (stem.get_submodule("1"), first.get_submodule("1")):
+            assert isinstance(norm, nn.BatchNorm2d)
+            norm.bias[: 2 * fold] = 2.0  # away from both ends of ReLU6: the difference starts linear
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """(N, T, H, W, 3) uint8 RGB -> (N, T, 3, H, W) float, ImageNet mean 0 and deviation 1, channels last in memory."""
+    mean, std = (torch.tensor(values, device=pictures.device) for values in (_MEAN, _STD))
+    return ((pictures.float() / 255 - mean) / std).permute(0, 1, 4, 2, 3)
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Short linear warm-up, flat to half-way, then a cosine to zero."""
+    warm, share = min(100, settings.steps // 10 + 1), step / settings.steps
+    fall = 1.0 if share < 0.5 else 0.5 + 0.5 * math.cos(math.pi * (share - 0.5) / 0.5)
+    return settings.rate * min(1.0, (step + 1) / warm) * fall
+
+
+def train(settings: Settings) -> Path:
+    """Train, going on from the checkpoint in `settings.out` if there is one, and write the averaged weights.
+
+    Returns:
+        The weights, fp16 safetensors.
+
+    Raises:
+        CheckpointError: the checkpoint there is of another run.
+    """
+    settings.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(settings.seed)
+    network = motion_network(settings.shift, **settings.build)
+    _kaiming(network)
+    if settings.shift != "none":
+        start_from_differences(network)
+    network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
+    start, losses = _resume(settings, network, average, optimiser)
+    network.train()
+    bar = tqdm(total=settings.steps, initial=start, desc=f"train {settings.shift}", mininterval=5, smoothing=0.02)
+    for step, batch in enumerate(batches(settings.stream(), start=start, workers=settings.workers), start=start):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        pictures, labels = (torch.from_numpy(part).to(settings.device) for part in batch)
+        logits = network.frame_logits(normalised(pictures))  # (N, T, K)
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=settings.smoothing
+        )
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        _follow(average, network, min(settings.average, (1 + step) / (10 + step)))
+        losses.append(round(float(loss.detach()), 4))
+        bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
+        bar.update()
+        if (step + 1) % settings.every == 0 or step + 1 == settings.steps:
+            _save(settings, step + 1, network, average, optimiser, losses)
+    bar.close()
+    return save_weights(average, settings.out / "weights.safetensors")
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
+    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; atomic."""
+    from safetensors.torch import save
+
+    kept = {
+        name: value.half().contiguous().cpu()
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_bytes(save(kept))  # `save_file` would make it readable to its owner only
+    os.replace(beside, path)
+    return path
+
+
+def _kaiming(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: on biases, norms and the few taps of depthwise filters it does harm."""
+    wide = [p for p in network.parameters() if p.ndim > 1 and p.shape[1] > 1]
+    rest = [p for p in network.parameters() if not (p.ndim > 1 and p.shape[1] > 1)]
+    return [{"params": wide, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+
+def _save(
+    settings: Settings, step: int, network: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
+    losses: list[float],
+) -> None:  # fmt: skip
+    """Write the checkpoint under another name first: a kill while writing leaves the old one whole."""
+    beside = settings.out / "checkpoint.tmp"
+    content = {
+        "settings": settings.fixed(), "step": step, "network": network.state_dict(), "average": average,
+        "optimiser": optimiser.state_dict(), "random": torch.get_rng_state(), "losses": losses,
+    }  # fmt: skip
+    torch.save(content, beside)
+    os.replace(beside, settings.out / "checkpoint.pt")
+
+
+def _resume(
+    settings: Settings, network: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> tuple[int, list[float]]:
+    path = settings.out / "checkpoint.pt"
+    if not path.exists():
+        return 0, []
+    content = torch.load(path, map_location=settings.device, weights_only=True)
+    if content["settings"] != settings.fixed():
+        raise CheckpointError(
+            f"{path} belongs to a run with {content['settings']}, this one has {settings.fixed()}\n"
+            "hint: give the same options to go on with it, or another --out"
+        )
+    network.load_state_dict(content["network"])
+    for name, value in content["average"].items():
+        average[name].copy_(value)
+    optimiser.load_state_dict(content["optimiser"])
+    torch.set_rng_state(content["random"].cpu())
+    return int(content["step"]), list(content["losses"])
+
+
+def check_device(name: str) -> str:
+    """Return `name` if torch can use it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"`--device {name}` was asked for, but this torch sees no CUDA device")
+    return name

@@ -1,0 +1,83 @@
+"""Steadies the labels of a stream; separate from the network and from the session that uses it.
+
+The rule of the reference's online demo is one setting of it, `JESTER_DEMO`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from effvision.errors import InputError
+
+__all__ = ["JESTER_DEMO", "Smoothing", "SmoothingMemory"]
+
+
+@dataclass
+class SmoothingMemory:
+    """What smoothing remembers: recent logits (each K numbers) and recent labels. Plain data."""
+
+    logits: list[list[float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """A rule from logits to a steady label.
+
+    Attributes:
+        window: Logits of this many last frames are averaged; 1 keeps each frame's own.
+        masked: Classes never answered: the label before them stays.
+        merged: Classes answered as another one.
+        confirm: Keep the old label unless the last two answers agree: a label holds for two frames at least.
+        start: Class the history begins with, where `confirm` or `masked` need one before the first answer.
+    """
+
+    window: int = 1
+    masked: tuple[int, ...] = ()
+    merged: Mapping[int, int] = field(default_factory=dict)
+    confirm: bool = False
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise InputError(f"`window` must be 1 or more frames; got {self.window}")
+
+    def begin(self) -> SmoothingMemory:
+        """Return the memory of a stream that has seen nothing."""
+        return SmoothingMemory(labels=[] if self.start is None else [self.start, self.start])
+
+    def update(self, logits: np.ndarray, memory: SmoothingMemory) -> tuple[int, np.ndarray]:
+        """Take the logits (K,) of one frame; return the label's index and the averaged logits (K,). Updates `memory`."""
+        memory.logits = [*memory.logits, logits.tolist()][-self.window :]
+        mean: np.ndarray = np.asarray(memory.logits, np.float32).mean(axis=0)
+        return self.decide(int(mean.argmax()), memory), mean
+
+    def decide(self, index: int, memory: SmoothingMemory) -> int:
+        """Take one frame's best class; return the class to show. Updates `memory`."""
+        history = memory.labels
+        if index in self.masked and history:
+            index = history[-1]
+        index = self.merged.get(index, index)
+        if self.confirm and history and index != history[-1] and (len(history) < 2 or history[-1] != history[-2]):
+            index = history[-1]
+        memory.labels = [*history, index][-2:]
+        return index
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that `from_dict` takes back (JSON turns the keys of `merged` into text)."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Smoothing:
+        """Rebuild from `to_dict`, a card's table or exported metadata."""
+        merged = {int(old): int(new) for old, new in data.get("merged", {}).items()}
+        known = {key: data[key] for key in ("window", "confirm", "start") if key in data}
+        return Smoothing(masked=tuple(data.get("masked", ())), merged=merged, **known)
+
+
+JESTER_DEMO = Smoothing(window=12, masked=(7, 8, 21, 22, 3), merged={0: 2}, confirm=True, start=2)
+"""The reference demo's `process_output`: twelve logits summed, some gestures masked, a change confirmed."""

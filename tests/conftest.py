@@ -1,0 +1,53 @@
+"""What every test may ask for: the shared data folder, and a cache folder that is not the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def shared_folder() -> Path:
+    """Return the folder of golden vectors and sample data, which is not part of the repository."""
+    return Path(os.environ.get("EFFVISION_SHARED") or REPOSITORY.parent / "shared")
+
+
+def _absence(folder: Path) -> str:
+    return f"no shared data at {folder}: set EFFVISION_SHARED to the folder that holds golden/ and data/"
+
+
+def pytest_report_header() -> str:
+    """Say at the top of every run whether the tests on shared data will run."""
+    folder = shared_folder()
+    return f"shared data: {folder}" if folder.is_dir() else _absence(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `shared` where the folder is absent."""
+    folder = shared_folder()
+    if not folder.is_dir():
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(pytest.mark.skip(reason=_absence(folder)))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared data folder; the test is skipped, with the reason, where there is none."""
+    folder = shared_folder()
+    if not folder.is_dir():
+        pytest.skip(_absence(folder))
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for this run, so that no test reads or writes the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFVISION_CACHE", str(folder))
+        yield folder

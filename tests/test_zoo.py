@@ -1,0 +1,175 @@
+"""Every card through one interface. A new family passes it for free: nothing here knows a family by name.
+
+Cards whose weights are bundled use them; the others get seeded random weights, since their files lie on the authors' servers.
+Also run against an installed wheel by test_packaging.py, in an environment that may lack PyTorch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effvision.cards import Card, default_card, get_card, list_cards, predictor_class
+from effvision.checkpoints import bundled
+from effvision.errors import EffvisionError, StreamingError
+from effvision.predictor import Predictor
+
+CARDS = list_cards()
+HAS_TORCH = find_spec("torch") is not None
+BUNDLED = [card for card in CARDS if card.onnx]
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed here")
+
+
+def _by_name(card: Card) -> str:
+    return card.name
+
+
+@lru_cache(maxsize=2)
+def _model(card_name: str) -> Predictor:
+    card = get_card(card_name)
+    family = predictor_class(card.family)
+    if card.bundled:
+        return family.from_pretrained(card.name)  # type: ignore[no-any-return]
+    if not HAS_TORCH:
+        pytest.skip("PyTorch is not installed here, and this card has no exported file")
+    return family.untrained(card.name)  # type: ignore[no-any-return]
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    """The answer without what depends on the clock and on the place in the stream."""
+    data = result.to_dict()
+    return {key: value for key, value in data.items() if key not in ("timing", "index", "reset_reason")}
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made: dict[str, Path] = {}
+    folder = tmp_path_factory.mktemp("samples")
+
+    def make(card: Card) -> Path:
+        if card.family not in made:
+            target = folder / f"{card.family}{predictor_class(card.family).sample_suffix}"
+            made[card.family] = predictor_class(card.family).write_sample(target, card=card.name)
+        return made[card.family]
+
+    return make
+
+
+@pytest.mark.parametrize("family", sorted({card.family for card in CARDS}))
+def test_every_family_has_a_default_card_with_bundled_weights_and_an_exported_file(family: str) -> None:
+    card = default_card(family)
+    assert card.bundled and bundled(card.weights) is not None
+    assert bundled(card.onnx) is not None
+
+
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_says_what_it_is(card: Card) -> None:
+    assert card.summary and card.paper and card.licence and card.data
+    assert len(card.class_names) == len(set(card.class_names)) > 1
+    assert card.bundled or card.urls
+
+
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_predicts(card: Card, sample: Any) -> None:
+    model = _model(card.name)
+    result = model.predict(sample(card))
+    assert result.to_json()
+    if card.bundled:  # the others are the same code with larger networks
+        assert _plain(model.predict(sample(card))) == _plain(result)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_streams_or_refuses_with_a_reason(card: Card, sample: Any) -> None:
+    model = _model(card.name)
+    if not model.streams:
+        with pytest.raises(StreamingError, match="hint: "):
+            next(iter(model.stream(sample(card))))
+        return
+    results = list(model.stream(sample(card), images=False))
+    assert [result.index for result in results] == list(range(len(results)))
+    again = list(model.stream(sample(card), images=False))
+    assert [_plain(result) for result in again] == [_plain(result) for result in results]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_a_reset_forgets_everything(card: Card) -> None:
+    model = _model(card.name)
+    if not model.streams:
+        pytest.skip("does not stream")
+    frames = _updates(model, 4)
+    session = model.session()
+    first = [_plain(session.update(frame)) for frame in frames]
+    session.reset()
+    result = session.update(frames[0])
+    assert result.reset_reason == "reset" and result.index == 0
+    assert [_plain(result), *[_plain(session.update(frame)) for frame in frames[1:]]] == first
+
+
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_a_saved_session_goes_on_as_if_nothing_happened(card: Card, tmp_path: Path) -> None:
+    model = _model(card.name)
+    if not model.streams:
+        pytest.skip("does not stream")
+    frames = _updates(model, 6)
+    session = model.session()
+    for frame in frames[:3]:
+        session.update(frame)
+    path = session.save(tmp_path / "session.npz")
+    uninterrupted = [_plain(session.update(frame)) for frame in frames[3:]]
+    restored = model.session(path=path)
+    assert [_plain(restored.update(frame)) for frame in frames[3:]] == uninterrupted
+    assert [file.name for file in tmp_path.iterdir()] == ["session.npz"]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_what_is_no_input_is_refused_with_our_own_error(card: Card) -> None:
+    model = _model(card.name)
+    for bad in (
+        None,
+        object(),
+        b"bytes",
+        {"a": 1},
+        np.zeros((0, 4, 3), np.uint8),
+        np.array([["x"]]),
+        "no such file.mp4",
+    ):
+        with pytest.raises(EffvisionError):
+            model.predict(bad)
+
+
+@needs_torch
+@pytest.mark.parametrize("card", CARDS, ids=_by_name)
+def test_exports_and_the_file_equals_pytorch(card: Card, tmp_path: Path) -> None:
+    family = predictor_class(card.family)
+    model = family.from_pretrained(card.name, runtime="torch") if card.bundled else family.untrained(card.name)
+    report = model.export(tmp_path / "model.onnx", batch="dynamic" if model.streams else 1)
+    exported = family.from_pretrained(report)
+    assert exported.runtime.name == "onnx" and exported.metadata.labels == model.metadata.labels
+    graph = next(iter(model.metadata.graphs))
+    states = [runtime.initial_state(1, graph=graph) for runtime in (model.runtime, exported.runtime)]
+    for inputs in model.example_inputs(graph, steps=6, batch=1, seed=9):
+        wanted, states[0] = model.runtime.step(inputs, states[0], graph=graph)
+        got, states[1] = exported.runtime.step(inputs, states[1], graph=graph)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-4 * max(1.0, float(np.abs(value).max())))
+    for old, new in zip(states[0].numpy().values(), states[1].numpy().values(), strict=True):
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-4 * max(1.0, float(np.abs(old).max())))
+
+
+@pytest.mark.parametrize("card", BUNDLED, ids=_by_name)
+def test_the_bundled_exported_file_runs_without_pytorch(card: Card, sample: Any) -> None:
+    if find_spec("onnxruntime") is None:
+        pytest.skip("ONNX Runtime is not installed here")
+    model = predictor_class(card.family).from_pretrained(card.name, runtime="onnx")
+    assert model.metadata.card == card.name and model.metadata.labels == card.labels
+    assert model.predict(sample(card)).to_dict()
+
+
+def _updates(model: Predictor, count: int) -> list[Any]:
+    """Inputs of `Session.update`: what the family says an update takes."""
+    return list(model.example_updates(count, seed=3))
