@@ -8,9 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from effvision.errors import SourceError
+from effvision.errors import DTypeError, InputError, SourceError
 
-__all__ = ["appearing", "sha256", "write_bytes", "write_text"]
+__all__ = ["appearing", "as_path", "sha256", "write_bytes", "write_text"]
+
+_LONGEST = 4000
+
+
+def as_path(value: object, *, name: str = "path") -> Path:
+    """Check that an argument can be a file's name and return it as a path.
+
+    Raises:
+        DTypeError: it is neither text nor a path object.
+        InputError: it is empty, holds a null character, or is longer than any file's name.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise DTypeError(f"`{name}` must be text or a path; got {type(value).__name__}")
+    text = os.fspath(value)
+    if not isinstance(text, str):
+        raise DTypeError(f"`{name}` must be text or a path; got {type(text).__name__}")
+    if not text or "\0" in text or len(text) > _LONGEST or any(len(part.encode()) > 255 for part in Path(text).parts):
+        raise InputError(f"`{name}` is no file's name: {text[:60]!r}{'...' if len(text) > 60 else ''}")
+    return Path(text)
 
 
 @contextmanager
@@ -20,7 +39,7 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         SourceError: the folder does not exist, or the file cannot be written or moved.
     """
-    target = Path(path)
+    target = as_path(path)
     if not target.parent.is_dir():
         raise SourceError(f"cannot write {target}: the folder {target.parent} does not exist\nhint: create it first")
     if target.is_dir():

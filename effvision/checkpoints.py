@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from effvision._files import sha256
+from effvision._files import as_path, sha256
 from effvision.cards import Card
 from effvision.errors import CheckpointError, DownloadError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows: two processes that fetch at once are not kept apart there
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["bundled", "cache_folder", "download", "find_weights", "read_checkpoint"]
 
@@ -85,9 +92,11 @@ def download(card: Card, target: Path, *, progress: bool = False) -> None:
         if reason is None:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _fetch(url, target, progress=progress)
+                with _alone(target):
+                    if not target.is_file():  # another process may have brought it while this one waited
+                        _fetch(url, target, card.sha256, progress=progress)
                 return
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = str(error) or type(error).__name__
         reasons.append(f"{urllib.parse.urlsplit(url).netloc}: {reason}")
     said = "; ".join(reasons) or "the card gives no address"
@@ -99,6 +108,9 @@ def _unreachable(url: str) -> str | None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":
         return None
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
     answer: list[str | None] = [f"no answer within {_REACH_TIMEOUT_S} s"]
 
     def knock() -> None:
@@ -115,13 +127,34 @@ def _unreachable(url: str) -> str | None:
     return answer[0]
 
 
-def _fetch(url: str, target: Path, *, progress: bool) -> None:
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Let one process at a time fetch a file; the others wait for it."""
+    lock = target.with_name(f".{target.name}.lock")
+    with open(lock, "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
+
+
+def _fetch(url: str, target: Path, digest: str, *, progress: bool) -> None:
     from tqdm import tqdm
 
     partial = target.with_name(f"{target.name}.part")
     have = partial.stat().st_size if partial.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S) as reply:
+    try:
+        reply = urllib.request.urlopen(request, timeout=_READ_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise
+        partial.unlink()  # what is here already is as long as the file, or longer: begin again
+        return _fetch(url, target, digest, progress=progress)
+    with reply:
         if have and reply.status != 206:  # the server does not resume: begin again
             have = 0
         length = reply.headers.get("Content-Length")
@@ -136,6 +169,9 @@ def _fetch(url: str, target: Path, *, progress: bool) -> None:
     size = partial.stat().st_size
     if total is not None and size != total:
         raise OSError(f"the transfer broke after {size} of {total} bytes; run again to resume")
+    if digest and (found := sha256(partial)) != digest:
+        partial.unlink()
+        raise OSError(f"what came has SHA-256 {found}, not {digest}")
     os.replace(partial, target)
 
 
@@ -145,7 +181,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     Raises:
         CheckpointError: no such file, damaged, not a mapping of tensors, or a pickle that asks to run code.
     """
-    file = Path(path)
+    file = as_path(path)
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint file {file}")
     if file.suffix == ".safetensors":
@@ -161,11 +197,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds for damaged files
-        refused = "Weights only load failed" in str(error) or "Unsupported" in str(error)
-        what = "asks to run code while loading, which is refused" if refused else "is damaged or no PyTorch checkpoint"
-        first = str(error).strip().splitlines()
-        with suppress(IndexError):
-            what += f" ({first[0][:200]})"
+        if "Weights only load failed" in str(error):
+            what = "asks to run code while loading, which is refused"
+        else:
+            what = "is damaged or no PyTorch checkpoint"
         raise CheckpointError(
             f"{file} {what}\nhint: save tensors only: torch.save(network.state_dict(), path)"
         ) from error

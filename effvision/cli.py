@@ -239,9 +239,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.every_frame:
         given["fps"] = None
     if options.smooth:
-        from effvision.models.tsm.smoothing import Smoothing
-
-        given["smoothing"] = Smoothing(window=options.smooth)
+        given["smoothing"] = options.smooth
+    if given and not model.streams:
+        raise InputError(f"--smooth and --every-frame are for streams; {options.model} judges whole clips: leave them out")
     return _run_stream(model, options, given) if model.streams else _run_whole(model, options)
 
 

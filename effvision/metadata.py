@@ -109,9 +109,11 @@ class Metadata:
                 )
             data["labels"] = tuple(str(label) for label in data["labels"])
             data["graphs"] = {name: _graph(graph) for name, graph in data["graphs"].items()}
+            if not data["graphs"] or not isinstance(data["family"], str):
+                raise ValueError("no graph, or no family")
             known = {name: data[name] for name in Metadata.__dataclass_fields__ if name in data}
             return Metadata(**known)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             if isinstance(error, ModelFileError):
                 raise
             raise ModelFileError(

@@ -8,6 +8,7 @@ one step of one graph), `finish(arrays, memory)` makes the result. Arrays a stre
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 
+from effvision._files import as_path
 from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import bundled, cache_folder, find_weights
 from effvision.errors import CardError, EffvisionError, InputError, MissingDependencyError, ModelFileError
@@ -120,10 +122,14 @@ class Predictor(ABC):
             ModelFileError: the `.onnx` file is damaged, not ours, or of another family.
             MissingDependencyError: neither runtime, or not the one asked for, is installed.
         """
-        if runtime not in (None, "torch", "onnx"):
-            raise InputError(f"`runtime` must be 'torch' or 'onnx'; got {runtime!r}")
-        name = default_card(cls.family).name if source is None else os.fspath(source)
+        _check_choices(runtime, device, threads, card)
+        family = getattr(cls, "family", None)
+        if source is None and family is None:
+            raise InputError("say which model: a card's name (`effvision list`), a checkpoint or an exported file")
+        name = default_card(str(family)).name if source is None else str(as_path(source, name="source"))
         path = Path(name)
+        if card is not None and path.suffix not in _CHECKPOINTS and not (path.suffix != ".onnx" and path.is_file()):
+            raise InputError(f"`card` says whose settings a checkpoint file has; {name!r} is none: leave `card` out")
         if path.suffix == ".onnx":
             if runtime == "torch":
                 raise InputError(f"{path} is an exported file: it runs in ONNX Runtime; leave `runtime` out")
@@ -131,9 +137,11 @@ class Predictor(ABC):
         weights: Path | None = None
         if path.suffix in _CHECKPOINTS or path.is_file():
             weights, name = path, card or _card_of(path)
-        chosen = get_card(name, family=getattr(cls, "family", None))
-        target = cls if getattr(cls, "family", None) else predictor_class(chosen.family)
+        chosen = get_card(name, family=family)
+        target = cls if family else predictor_class(chosen.family)
         if _choose(runtime) == "torch":
+            if threads is not None:
+                raise InputError("`threads` is for ONNX Runtime; PyTorch's are set by torch.set_num_threads")
             found = weights or find_weights(chosen, progress=progress)
             return cast("Self", target._from_torch(chosen, found, device=device))
         found = weights or _exported(target, chosen, progress=progress)
@@ -197,6 +205,11 @@ class Predictor(ABC):
         """
         from effvision.session import Session
 
+        known = [name for name in inspect.signature(self.initial_memory).parameters if name != "options"]
+        if unknown := set(options) - set(known):
+            raise InputError(
+                f"`session` takes no option {', '.join(sorted(unknown))} here; it takes: {', '.join(known) or 'none'}"
+            )
         if path is not None:
             return Session.load(self, path, **options)
         return Session(self, self.initial_memory(**options), self.initial_state())
@@ -244,6 +257,17 @@ class Predictor(ABC):
         if any(session.predictor is not self for session in sessions):
             raise InputError("every session must come from this predictor")
         started = time.perf_counter()
+        before = [session._snapshot() for session in sessions]
+        try:
+            return self._advance(sessions, inputs, given, started)
+        except BaseException:  # one picture that cannot be used must not cost the other streams what they know
+            for session, (state, memory) in zip(sessions, before, strict=True):
+                session.state, session.memory = state, memory
+            raise
+
+    def _advance(
+        self, sessions: Sequence[Session], inputs: Sequence[Any], given: Sequence[Mapping[str, Any]], started: float
+    ) -> list[Result]:
         ready = [session._begin(x, more) for session, x, more in zip(sessions, inputs, given, strict=True)]
         due = [index for index, arrays in enumerate(ready) if arrays is not None]
         outputs: list[Mapping[str, Array] | None] = [None] * len(sessions)
@@ -338,6 +362,17 @@ class Predictor(ABC):
     @abstractmethod
     def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
         """Generate a sample input file that the card's model has an answer for."""
+
+
+def _check_choices(runtime: object, device: object, threads: object, card: object) -> None:
+    if runtime not in (None, "torch", "onnx"):
+        raise InputError(f"`runtime` must be 'torch' or 'onnx'; got {runtime!r}")
+    if not isinstance(device, str) or device == "meta":
+        raise InputError(f"`device` must be text such as 'cpu' or 'cuda'; got {device!r}")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
+        raise InputError(f"`threads` must be 1 to 1024; got {threads!r}")
+    if card is not None and not isinstance(card, str):
+        raise InputError(f"`card` must be a card's name; got {type(card).__name__}")
 
 
 def _choose(runtime: RuntimeName | None) -> RuntimeName:

@@ -36,7 +36,7 @@ class Timing:
         return {name: round(float(getattr(self, name)), 3) for name in names}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What every answer carries.
 
@@ -89,7 +89,9 @@ class Result:
             InputError: another suffix, or a picture was asked for and there is no frame.
             SourceError: the folder does not exist or cannot be written.
         """
-        target = Path(path)
+        from effvision._files import as_path
+
+        target = as_path(path)
         if target.suffix.lower() == ".json":
             from effvision._files import write_text
 
@@ -109,7 +111,7 @@ class Result:
         raise InputError(f"{type(self).__name__} has no drawing")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classification(Result):
     """Class scores of one frame of a stream, or of a whole clip.
 
@@ -150,8 +152,8 @@ class Classification(Result):
         Raises:
             InputError: `k` is below 1.
         """
-        if k < 1:
-            raise InputError(f"`k` must be 1 or more; got {k}")
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise InputError(f"`k` must be a whole number, 1 or more; got {k!r}")
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.labels[i], float(self.scores[i])) for i in order]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -13,8 +14,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from effvision._files import write_bytes
-from effvision.errors import InputError, StateError
+from effvision._files import as_path, write_bytes
+from effvision.errors import EffvisionError, InputError, StateError
 from effvision.results import Result, Timing
 from effvision.state import Array, State
 
@@ -57,11 +58,16 @@ class Session:
             InputError: the input or an option cannot be used; the session is unchanged.
         """
         started = time.perf_counter()
-        arrays = self._begin(inputs, given)
-        prepared = time.perf_counter()
-        outputs: Mapping[str, Array] | None = None
-        if arrays is not None:
-            outputs, self.state = self.predictor.program(self.predictor.runtime, arrays, self.state)
+        before = self._snapshot()
+        try:
+            arrays = self._begin(inputs, given)
+            prepared = time.perf_counter()
+            outputs: Mapping[str, Array] | None = None
+            if arrays is not None:
+                outputs, self.state = self.predictor.program(self.predictor.runtime, arrays, self.state)
+        except BaseException:  # a picture that cannot be used must not cost the stream what it knows
+            self.state, self.memory = before
+            raise
         ran = time.perf_counter()
         return self._end(outputs, Timing(prepare_ms=(prepared - started) * 1e3, run_ms=(ran - prepared) * 1e3))
 
@@ -98,7 +104,8 @@ class Session:
             StateError: the file is missing, damaged, or was saved by another model.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            saved_bytes = io.BytesIO(as_path(path).read_bytes())  # np.load leaves a damaged file open
+            with np.load(saved_bytes, allow_pickle=False) as file:
                 header = json.loads(bytes(file["effvision"]))
                 state = State({name: file[name] for name in file.files if name != "effvision"})
             if header["format"] != _FORMAT:
@@ -113,7 +120,7 @@ class Session:
             memory = predictor.restore_memory(header["memory"], **options)
             fresh = header["fresh"]
         except (OSError, KeyError, TypeError, ValueError, BadZipFile, EOFError) as error:
-            if isinstance(error, StateError):
+            if isinstance(error, EffvisionError):
                 raise
             raise StateError(f"{path} is no saved session or is damaged ({type(error).__name__}: {error})") from error
         expected = predictor.initial_state()
@@ -130,15 +137,14 @@ class Session:
             known = ", ".join(sorted(self.predictor.update_options)) or "none"
             raise InputError(f"`update` takes no option {', '.join(sorted(unknown))} here; it takes: {known}")
         everything = {"x": inputs, **given}
-        before = self.state, self.memory
         reason = self.predictor.interrupted(everything, self.memory)
         if reason is not None:
             self.reset(reason)
-        try:
-            return self.predictor.prepare(everything, self.memory)
-        except BaseException:  # a picture that cannot be used must not cost the stream its state
-            self.state, self.memory = before
-            raise
+        return self.predictor.prepare(everything, self.memory)
+
+    def _snapshot(self) -> tuple[State, Memory]:
+        """What to go back to if an update fails; `prepare` replaces what it changes, so a shallow copy is whole."""
+        return self.state, copy.copy(self.memory)
 
     def _end(self, outputs: Mapping[str, Array] | None, timing: Timing) -> Result:
         started = time.perf_counter()

@@ -27,9 +27,14 @@ class State(Mapping[str, Array]):
     """
 
     __slots__ = ("_arrays",)
+    __eq__ = object.__eq__  # a state is compared by identity: its arrays have no single truth value
+    __hash__ = object.__hash__
 
     def __init__(self, arrays: Mapping[str, Array] | None = None) -> None:
         self._arrays: dict[str, Array] = dict(arrays or {})
+        for name, array in self._arrays.items():
+            if not hasattr(array, "shape") or not hasattr(array, "ndim"):
+                raise StateError(f"a state holds arrays; `{name}` is {type(array).__name__}")
         sizes = {name: array.shape[0] if array.ndim else None for name, array in self._arrays.items()}
         if len(set(sizes.values())) > 1 or None in sizes.values():
             raise StateError(f"every array of a state needs the same first axis; got sizes {sizes}")
@@ -91,7 +96,13 @@ class State(Mapping[str, Array]):
         return [self.rows([index]) for index in range(self.batch)]
 
     def rows(self, indices: Sequence[int]) -> State:
-        """Return the chosen streams, in that order, as an independent state."""
+        """Return the chosen streams, in that order, as an independent state.
+
+        Raises:
+            StateError: an index is not among the streams held.
+        """
+        if wrong := [index for index in indices if not -self.batch <= index < self.batch]:
+            raise StateError(f"this state holds {self.batch} streams; there is no stream {wrong[0]}")
         return State({name: _clone(array[list(indices)]) for name, array in self._arrays.items()})
 
 

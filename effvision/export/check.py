@@ -98,7 +98,8 @@ def _difference(
     allowed = MAX_ABS * max(_SMALLEST, float(np.abs(wanted).max()) if wanted.size else 0.0)
     if not difference <= allowed:  # NaN fails too
         raise ExportError(
-            f"{what} differs from PyTorch: `{name}` by {difference:.1e} at step {step} with batch {batch}, allowed {allowed:.1e}\n"
+            f"{what} differs from PyTorch: `{name}` by {difference:.1e} at step {step} with batch {batch}, "
+            f"allowed {allowed:.1e}\n"
             "hint: PyTorch's exporter wrote an operator wrongly; no file was left"
         )
     return difference

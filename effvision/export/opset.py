@@ -1,8 +1,8 @@
 """Rewrites an opset 18 graph for an older opset.
 
 PyTorch's exporter writes opset 18 whatever is asked when its own converter fails, without an error, and ONNX's version
-converter has no rule for the same nodes. The differences that matter are few, so they are written out here; an operator whose meaning
-changed in another way is refused.
+converter has no rule for the same nodes. The differences that matter are few, so they are written out here; an operator
+whose meaning changed in another way is refused.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class ExportReport:
             f"  inputs  {', '.join(f'{name} {list(shape)}' for name, shape in self.inputs.items())}",
             f"  outputs {', '.join(f'{name} {list(shape)}' for name, shape in self.outputs.items())}",
             f"  check   equals PyTorch over {check['steps']} steps{', a reset' if check['steps'] >= 16 else ''} "
-            f"(batches {check['batches']}): largest difference {check['max_abs']:.1e}, relative rms {check['relative_rms']:.1e}",
+            f"(batches {check['batches']}): largest difference {check['max_abs']:.1e}, "
+            f"relative rms {check['relative_rms']:.1e}",
             *(f"  warning {warning}" for warning in self.warnings),
             f"  sha256  {self.sha256}",
         ]

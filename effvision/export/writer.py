@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from effvision._files import sha256, write_bytes
+from effvision._files import as_path, sha256, write_bytes
 from effvision._optional import require
 from effvision.errors import EffvisionError, ExportError, InputError, SourceError
 from effvision.export.report import ExportReport
@@ -24,6 +24,7 @@ __all__ = ["export_onnx"]
 
 _WRITTEN_OPSET = 18  # what PyTorch's exporter really writes for anything older
 _OPSETS = range(13, 21)
+_MOST_STREAMS = 4096
 _PROTOBUF_LIMIT = 1_900_000_000
 
 
@@ -54,7 +55,7 @@ def export_onnx(
         SourceError: the folder does not exist.
     """
     started = time.perf_counter()
-    target = Path(path)
+    target = as_path(path)
     _check_arguments(target, batch, opset, steps)
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="torch" if package == "torch" else "onnx")
@@ -91,9 +92,10 @@ def _check_arguments(target: Path, batch: Any, opset: Any, steps: Any) -> None:
         raise InputError(f"an exported file's name ends in .onnx; got {target.name!r}")
     if not target.parent.is_dir():
         raise SourceError(f"cannot write {target}: the folder {target.parent} does not exist\nhint: create it first")
-    if batch != "dynamic" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise InputError(f"`batch` must be 1 or more streams, or 'dynamic'; got {batch!r}")
-    if isinstance(opset, bool) or opset not in _OPSETS:
+    dynamic = isinstance(batch, str) and batch == "dynamic"
+    if not dynamic and (isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= _MOST_STREAMS):
+        raise InputError(f"`batch` must be 1 to {_MOST_STREAMS} streams, or 'dynamic'; got {batch!r}")
+    if isinstance(opset, bool) or not isinstance(opset, int) or opset not in _OPSETS:
         raise InputError(f"`opset` must be {_OPSETS.start} to {_OPSETS.stop - 1}; got {opset!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 16:
         raise InputError(f"`steps` must be 16 or more: a short stream hides a lost state; got {steps!r}")
@@ -117,7 +119,7 @@ def _trace(module: Any, spec: GraphSpec, batch: int | Literal["dynamic"], opset:
     shapes = [(size, *tensor.shape[1:]) for tensor in spec.inputs] + [(size, *state.shape) for state in spec.states]
     device = next(module.parameters()).device
     arguments = tuple(torch.zeros(shape, device=device) for shape in shapes)  # type: ignore[arg-type]
-    axis = torch.export.Dim("batch", min=1, max=4096)
+    axis = torch.export.Dim("batch", min=1, max=_MOST_STREAMS)
     plain = [{0: axis} for _ in spec.inputs]
     dynamic = (*plain, tuple({0: axis} for _ in spec.states)) if spec.states else tuple(plain)
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]

@@ -232,11 +232,13 @@ def _finish(array: NDArray[Any], *, color: Color) -> Picture:
     if color == "grey":
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     if color == "bgr":
-        out = np.empty(pixels.shape, np.uint8)
-        for channel in range(3):  # several times faster than copying a view with a negative stride
-            out[..., channel] = pixels[..., 2 - channel]
-        return out
-    return np.ascontiguousarray(pixels)
+        pixels = pixels[..., ::-1]
+    if pixels.flags.c_contiguous:
+        return pixels
+    out = np.empty(pixels.shape, np.uint8)
+    for channel in range(3):  # several times faster than one copy when the channels run backwards
+        out[..., channel] = pixels[..., channel]
+    return out
 
 
 def _check_shape(array: NDArray[Any], *, color: Color) -> None:

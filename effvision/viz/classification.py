@@ -124,14 +124,14 @@ def _row(out: NDArray[np.uint8], layout: _Layout, y: float, label: str, score: f
     base = round(y + (row.gap + 0.7 * row.text) * layout.unit)
     font = Font(layout.px(row.text), 600 if first else 400)
     percent = "<1%" if 0 < score < 0.005 else f"{min(score, 1.0):.0%}"
-    free = right - left - text_width("100%", font) - layout.px(0.4)
+    free = right - left - max(text_width("88%", font), text_width(percent, font)) - layout.px(0.4)
     if free < 7 * layout.unit:  # the bar says it too
         free = right - left
     else:
         write_text(out, percent, (right - text_width(percent, font), base), font, color)
-    for smaller in (0.9 * row.text, 0.8 * row.text):  # a long label is written smaller before it is cut
+    for share in (0.85, 0.7) if first else (0.9, 0.8):  # a long label is written smaller before it is cut
         if text_width(label, font) > free:
-            font = Font(layout.px(smaller), font.weight)
+            font = Font(layout.px(share * row.text), font.weight)
     write_text(out, truncate(label, font, free), (left, base), font, color)
     top = base + row.to_bar * layout.unit
     thick = layout.px(row.bar)

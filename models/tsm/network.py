@@ -9,6 +9,7 @@ know which: it asks the `_Time` that the network put in place around the call, s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -204,18 +205,13 @@ class TemporalNetwork(nn.Module):
         )
 
     def state_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
-        """Shapes (C', H', W') held by each site, found by a pass that computes nothing (meta tensors)."""
+        """Shapes (C', H', W') held by each site, found by a pass of a hollow copy that computes nothing (meta tensors)."""
+        # the copy takes no memory: every tensor it meets is already answered for in the memo of deepcopy
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        hollow = copy.deepcopy(self.network, {id(tensor): _hollow(tensor) for tensor in tensors}).eval()
         probe = _Probe()
-        meta = {name: tensor.to("meta") for name, tensor in [*self.named_parameters(), *self.named_buffers()]}
-        meta = {name.removeprefix("network."): tensor for name, tensor in meta.items()}
-        frame = torch.zeros((1, 3, height, width), device="meta", dtype=next(self.parameters()).dtype)
-        training = self.network.training
         with _during(probe), torch.no_grad():
-            self.network.eval()
-            try:
-                torch.func.functional_call(self.network, meta, (frame,))
-            finally:
-                self.network.train(training)
+            hollow(torch.zeros((1, 3, height, width), device="meta", dtype=next(self.parameters()).dtype))
         return probe.shapes
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
@@ -364,6 +360,11 @@ def build(
     if temporal_pool:
         _replace(network, "layer2", PoolSite)
     return temporal
+
+
+def _hollow(tensor: Tensor) -> Tensor:
+    meta = tensor.detach().to("meta")
+    return nn.Parameter(meta, requires_grad=False) if isinstance(tensor, nn.Parameter) else meta
 
 
 def randomise(network: TemporalNetwork) -> TemporalNetwork:

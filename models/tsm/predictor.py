@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from effvision._files import sha256
 from effvision.cards import Card
-from effvision.errors import DTypeError, InputError, RangeError, StreamingError
+from effvision.errors import DTypeError, InputError, ModelFileError, RangeError, StreamingError
 from effvision.host.image import resize_crop
 from effvision.metadata import Metadata
 from effvision.models.tsm.clock import FrameClock
@@ -26,6 +26,7 @@ from effvision.models.tsm.sampling import dense_indices, uniform_indices
 from effvision.models.tsm.smoothing import Smoothing, SmoothingMemory
 from effvision.predictor import Memory, Predictor
 from effvision.results import Classification, Timing
+from effvision.runtime import Runtime
 from effvision.session import Session
 from effvision.sources import Frame, as_frame, open_source
 from effvision.state import Array
@@ -71,7 +72,8 @@ class TSM(Predictor):
         fps: Rate in frames per second the network sees; frames are chosen by their timestamps. Default: the rate the weights
             were trained at. None: every frame.
         max_gap_s: A silence of the source longer than this resets the stream. Default: 1 s or four frames, the longer one.
-        smoothing: A `Smoothing`, or None for each frame's own label. Default: what the card suggests.
+        smoothing: A `Smoothing`, a number of frames to average, or None for each frame's own label. Default: what the card
+            suggests.
 
     `Session.update(frame, timestamp=..., source=...)`: `frame` (H, W, 3) uint8 RGB; `timestamp` seconds on any steady clock
     (left out: frames are taken to come at the network's rate); `source` any text, a change of which resets the stream.
@@ -80,6 +82,33 @@ class TSM(Predictor):
     family: ClassVar[str] = "tsm"
     sample_suffix: ClassVar[str] = ".mp4"
     update_options: ClassVar[frozenset[str]] = frozenset({"timestamp", "source"})
+
+    def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
+        """Take a runtime and a description that fit each other; `from_pretrained` makes both.
+
+        Raises:
+            ModelFileError: the description lacks what this family needs.
+        """
+        super().__init__(runtime, metadata)
+        try:
+            height, width = (int(axis) for axis in metadata.preprocess["size"])
+            graph = metadata.graphs.get("step") or metadata.graphs["clip"]
+            shape, classes = graph.inputs[0].shape, graph.outputs[0].shape[-1]
+            side, rate = metadata.preprocess.get("short_side"), metadata.options.get("fps")
+            fits = (shape[-3:], classes) == ((3, height, width), len(metadata.labels))
+            usual = all(number is None or float(number) > 0 for number in (side, rate))
+            Smoothing.from_dict(metadata.options.get("smoothing") or {}).check_classes(len(metadata.labels))
+            complete = {"direction", "frames"} <= set(metadata.options) and int(metadata.options["frames"]) > 0
+            int(metadata.options.get("settle", 0))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise ModelFileError(
+                f"the description of this TSM model is damaged ({type(error).__name__}: {error})"
+            ) from error
+        if not (fits and usual and complete):
+            raise ModelFileError(
+                f"the description of this TSM model contradicts itself: input {list(shape)} for pictures of {height}x{width}, "
+                f"{classes} outputs for {len(metadata.labels)} labels, options {sorted(metadata.options)}"
+            )
 
     @classmethod
     def from_network(
@@ -222,7 +251,7 @@ class TSM(Predictor):
         *,
         fps: float | str | None = "card",
         max_gap_s: float | None = None,
-        smoothing: Smoothing | str | None = "card",
+        smoothing: Smoothing | int | str | None = "card",
     ) -> TSMMemory:
         """Return the memory of a stream that has seen nothing; options as in the class's description.
 
@@ -236,18 +265,17 @@ class TSM(Predictor):
                 "each frame was trained to see later ones (or it looks at the whole clip), which a live stream does not have\n"
                 "hint: `predict` works on whole clips; for streams use weights trained with shift='causal'"
             )
-        rate = self.fps if fps == "card" else fps
-        if rate is not None and (isinstance(rate, (bool, str)) or not 0 < rate < math.inf):
-            raise InputError(f"`fps` must be a positive number, or None for every frame; got {fps!r}")
+        rate = self.fps if isinstance(fps, str) and fps == "card" else _positive("fps", fps)
         period = None if rate is None else 1.0 / rate
-        gap = max(1.0, 4 * (period or 0.0)) if max_gap_s is None else max_gap_s
-        if not gap > 0:
-            raise InputError(f"`max_gap_s` must be above 0; got {max_gap_s!r}")
-        if smoothing == "card":
+        gap = _positive("max_gap_s", max_gap_s) or max(1.0, 4 * (period or 0.0))
+        if isinstance(smoothing, str) and smoothing == "card":
             smoothing = Smoothing.from_dict(self.metadata.options.get("smoothing") or {})
+        if isinstance(smoothing, int) and not isinstance(smoothing, bool):
+            smoothing = Smoothing(window=smoothing)
         if smoothing is not None and not isinstance(smoothing, Smoothing):
-            raise InputError(f"`smoothing` must be a Smoothing or None; got {smoothing!r}")
+            raise InputError(f"`smoothing` must be a Smoothing, a number of frames or None; got {type(smoothing).__name__}")
         rule = smoothing or Smoothing()
+        rule.check_classes(len(self.labels))
         return TSMMemory(clock=FrameClock(period, gap), smoothing=rule, smoothed=rule.begin())
 
     def restore_memory(self, data: Mapping[str, Any], **options: Any) -> TSMMemory:
@@ -259,23 +287,22 @@ class TSM(Predictor):
     def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
         """Say `source`, `seek` or `gap` if this frame does not continue the stream."""
         held = cast(TSMMemory, memory)
-        source, timestamp = inputs.get("source"), inputs.get("timestamp")
-        if held.source is not None and source is not None and source != held.source:
+        source, timestamp = _where(inputs)
+        if None not in (held.source, source) and source != held.source:
             return "source"
-        return None if timestamp is None else held.clock.interruption(_seconds(timestamp))
+        return None if timestamp is None else held.clock.interruption(timestamp)
 
     def prepare(self, inputs: Mapping[str, Any], memory: Memory) -> dict[str, np.ndarray] | None:
         """Check the frame, choose by its timestamp, resize and crop: `frame` (1, 3, H, W) float32 RGB 0..255."""
         held = cast(TSMMemory, memory)
         image = as_frame(inputs["x"])
-        timestamp, source = inputs.get("timestamp"), inputs.get("source")
-        if source is not None and not isinstance(source, str):
-            raise DTypeError(f"`source` must be text; got {type(source).__name__}")
-        held.timestamp = None if timestamp is None else _seconds(timestamp)
-        held.source = source if source is not None else held.source
-        if held.timestamp is not None and not held.clock.tick(held.timestamp) and held.logits is not None:
-            return None
-        return {"frame": self._pixels(image)}
+        source, timestamp = _where(inputs)
+        clock = replace(held.clock)
+        due = timestamp is None or clock.tick(timestamp) or held.logits is None
+        pixels = self._pixels(image) if due else None
+        # nothing is remembered before everything was accepted
+        held.clock, held.timestamp, held.source = clock, timestamp, held.source if source is None else source
+        return None if pixels is None else {"frame": pixels}
 
     def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Classification, TSMMemory]:
         """Smooth the logits and name the label; without new ones, repeat the last answer."""
@@ -394,10 +421,29 @@ def _sum(times: Sequence[Timing]) -> Timing:
     return Timing(sum(t.prepare_ms for t in times), sum(t.run_ms for t in times), sum(t.finish_ms for t in times))
 
 
-def _seconds(timestamp: Any) -> float:
-    if isinstance(timestamp, bool) or not isinstance(timestamp, (int, float, np.integer, np.floating)):
-        raise DTypeError(f"`timestamp` must be seconds as a number; got {type(timestamp).__name__}")
-    value = float(timestamp)
-    if not math.isfinite(value):
-        raise RangeError(f"`timestamp` must be a finite number of seconds; got {value}")
-    return value
+def _where(inputs: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """Check and return the options `source` and `timestamp` of one update."""
+    source, timestamp = inputs.get("source"), inputs.get("timestamp")
+    if source is not None and not isinstance(source, str):
+        raise DTypeError(f"`source` must be text; got {type(source).__name__}")
+    return source, None if timestamp is None else _number("timestamp", timestamp, "seconds")
+
+
+def _positive(name: str, value: Any) -> float | None:
+    number = None if value is None else _number(name, value, "a positive number")
+    if number is not None and number <= 0:
+        raise RangeError(f"`{name}` must be a positive number, or None; got {value!r}")
+    return number
+
+
+def _number(name: str, value: Any, what: str) -> float:
+    kinds = (int, float, np.integer, np.floating)
+    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, kinds):
+        raise DTypeError(f"`{name}` must be {what} as a number; got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RangeError(f"`{name}` must be {what}, and finite; got {str(value)[:40]}")
+    return number

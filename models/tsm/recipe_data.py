@@ -209,7 +209,7 @@ def labelled_clips(
     look = Look.validation() if split == "validation" else Look.train()
     for index in range(count):
         label = LABELS[index % len(LABELS)]
-        rng = np.random.default_rng((seed, 1 << 40, index // len(LABELS)))  # opposite classes share their scene
+        rng = np.random.default_rng((seed, 1 << 40, index))  # apart from every (seed, step, index) of training
         own, before = int(rng.integers(1 << 62)), _before(label, rng)
         if warm:
             segments = [(before, warm / FPS), (label, frames / FPS)]

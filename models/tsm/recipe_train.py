@@ -85,7 +85,8 @@ class Settings:
 
     def fixed(self) -> dict[str, Any]:
         """What must not change when a run goes on from a checkpoint."""
-        return {"steps": self.steps, "seed": self.seed, "shift": self.shift, "rate": self.rate, "size": self.size}
+        names = ("steps", "seed", "shift", "rate", "decay", "smoothing", "average", "size")
+        return {**{name: getattr(self, name) for name in names}, "stages": repr(self.stages), "build": dict(self.build)}
 
 
 def motion_network(shift: Direction = "causal", **changes: Any) -> TemporalNetwork:

@@ -22,7 +22,7 @@ def write_sample(path: str | os.PathLike[str], *, seed: int = 0) -> Path:
         InputError: the suffix is no video's.
         SourceError: the folder does not exist or cannot be written.
     """
-    frames = render_segments(_SEGMENTS, size=_SIZE, fps=_FPS, seed=seed)
+    frames, _ = render_segments(_SEGMENTS, size=_SIZE, fps=_FPS, seed=seed)
     with VideoWriter(Path(path), fps=_FPS, size=_SIZE) as video:
         for frame in frames:
             video.write(frame)

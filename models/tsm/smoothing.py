@@ -43,8 +43,27 @@ class Smoothing:
     start: int | None = None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise InputError(f"`window` must be 1 or more frames; got {self.window}")
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
+            raise InputError(f"`window` must be a whole number of frames, 1 or more; got {self.window!r}")
+        if not isinstance(self.masked, tuple) or not isinstance(self.merged, Mapping):
+            raise InputError(
+                f"`masked` must be a tuple and `merged` a mapping of classes; got {self.masked!r}, {self.merged!r}"
+            )
+
+    def check_classes(self, count: int) -> None:
+        """Refuse a rule that names a class outside 0..count-1.
+
+        Raises:
+            InputError: it does.
+        """
+        named = [
+            *self.masked,
+            *self.merged.keys(),
+            *self.merged.values(),
+            *([] if self.start is None else [self.start]),
+        ]
+        if wrong := [index for index in named if not isinstance(index, int) or not 0 <= index < count]:
+            raise InputError(f"the smoothing rule names class {wrong[0]!r}, but there are classes 0 to {count - 1}")
 
     def begin(self) -> SmoothingMemory:
         """Return the memory of a stream that has seen nothing."""

@@ -48,6 +48,7 @@ def recipe() -> ModuleType:
     return module
 
 
+@pytest.mark.shared
 @needs_golden
 @pytest.mark.parametrize("name", ["240x320", "480x640", "150x113"])
 def test_golden_preprocessing_is_reproduced_to_the_last_bit(name: str) -> None:

@@ -1,0 +1,63 @@
+"""The benchmark scripts run to their end and say everything they promise. How fast anything is, no test can tell."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effvision.cards import list_cards
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "benchmarks"
+KEYS = {
+    "tsm_streaming.py": {
+        "stream_over_2d",
+        "sliding_over_stream",
+        "baseline_over_stream",
+        "prepost_ms_synthetic",
+        "floor_ratio",
+        "growth_mb_10k_synthetic",
+        "state_constant",
+        "first_label_s",
+    },
+    "export.py": {"size_over_weights", "export_s", "identical"},
+}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(find_spec(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")),
+        reason="exporting needs PyTorch, ONNX and ONNX Runtime",
+    ),
+]
+
+
+def run(script: str, *arguments: str) -> tuple[str, dict[str, Any]]:
+    command = [sys.executable, str(SCRIPTS / script), "--smoke", "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    return "\n".join(lines), json.loads(last)
+
+
+def test_streaming_tells_every_key_last_and_runs_without_the_sample_video(tmp_path: Path) -> None:
+    said, found = run("tsm_streaming.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["tsm_streaming.py"], "missed", "mode", "details", "machine"}
+    assert found["details"]["baseline_differs"] < 1e-4
+    assert found["state_constant"] is True
+    assert found["machine"]["threads"]["torch"] == 2
+    assert "https://github.com/intel-iot-devkit/sample-videos/" in said
+    assert "random weights" in said
+    assert all(key in said for key in KEYS["tsm_streaming.py"])
+
+
+def test_export_tells_every_key_for_every_family() -> None:
+    _, found = run("export.py")
+    assert set(found) == {*KEYS["export.py"], "missed", "mode", "details", "machine"}
+    families = {card.family for card in list_cards() if card.default}
+    assert all(set(found[key]) == families for key in KEYS["export.py"])
+    assert all(found["identical"].values())
