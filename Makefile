@@ -67,7 +67,7 @@ demo: preflight $(VENV)/.demo-installed  ## label a clip with the bundled weight
 	@mkdir -p $(OUT)
 	$(PY) -m effvision sample $(CARD) --out $(OUT)/sample.mp4
 	$(PY) -m effvision run $(CARD) $(OUT)/sample.mp4 --save $(OUT)/labelled.mp4
-	@echo "Labelled video: $(OUT)/labelled.mp4. On your own: $(PY) -m effvision run $(CARD) clip.mp4 (or 0 for the camera)"
+	@echo "Labelled video: $(OUT)/labelled.mp4. On your own: $(PY) -m effvision run $(CARD) clip.mp4"
 
 test: lint  ## everything CI checks
 	$(PY) -m pytest -q $(PYTEST_ARGS)
@@ -90,7 +90,7 @@ soak: preflight $(VENV)/.test-installed
 	@for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script || exit 1; done
 
 train: preflight $(VENV)/.test-installed
-	$(PY) -m effvision.models.tsm.recipe $(TRAIN_ARGS)
+	$(PY) -m effvision.models.tsm.recipe train --out runs/motion $(TRAIN_ARGS)
 
 rivals: preflight
 	@test -f benchmarks/rivals.txt || { echo "no benchmark here has rivals that need an environment of their own"; exit 1; }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +29,12 @@ def as_path(value: object, *, name: str = "path") -> Path:
     text = os.fspath(value)
     if not isinstance(text, str):
         raise DTypeError(f"`{name}` must be text or a path; got {type(text).__name__}")
-    if not text or "\0" in text or len(text) > _LONGEST or any(len(part.encode()) > 255 for part in Path(text).parts):
+    if (
+        not text
+        or "\0" in text
+        or len(text) > _LONGEST
+        or any(len(os.fsencode(part)) > 255 for part in Path(text).parts)
+    ):
         raise InputError(f"`{name}` is no file's name: {text[:60]!r}{'...' if len(text) > 60 else ''}")
     return Path(text)
 
@@ -44,9 +51,10 @@ def appearing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise SourceError(f"cannot write {target}: the folder {target.parent} does not exist\nhint: create it first")
     if target.is_dir():
         raise SourceError(f"cannot write {target}: it is a folder\nhint: give a file's name in it")
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:200]}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner may read
         os.replace(temporary, target)
     except OSError as error:
         if isinstance(error, SourceError):
@@ -76,3 +84,14 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+_UMASK_LOCK = threading.Lock()
+
+
+def _umask() -> int:
+    """The process's file mode mask; POSIX can only tell it by setting it."""
+    with _UMASK_LOCK:
+        mask = os.umask(0o022)
+        os.umask(mask)
+    return mask

@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - JetPack 6 ships Python 3.10
     import tomli as tomllib
 
-__all__ = ["Card", "default_card", "get_card", "list_cards", "predictor_class"]
+__all__ = ["Card", "default_card", "get_card", "list_cards", "predictor_class", "toml_table"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Card:
         network: Settings of the family's network constructor.
         preprocess: Host-side preparation; sizes in pixels.
         options: Family facts, such as the trained frame rate.
+        made_by: Command that makes bundled weights.
         measured: Figures with their source, for people.
     """
 
@@ -67,12 +68,18 @@ class Card:
     bundled: bool = False
     onnx: str = ""
     default: bool = False
+    made_by: str = ""
     measured: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The labels, or `class 0`, `class 1`, ... where the names are not known here."""
         return self.labels or tuple(f"class {index}" for index in range(self.classes))
+
+
+def toml_table(text: str) -> dict[str, Any]:
+    """Read TOML text; Python 3.10 needs a package for it."""
+    return tomllib.loads(text)
 
 
 @cache
@@ -83,7 +90,7 @@ def _read_all() -> Mapping[str, Card]:
         table = folder.joinpath("cards.toml")
         if not table.is_file():
             continue
-        data = tomllib.loads(table.read_text(encoding="utf-8"))
+        data = toml_table(table.read_text(encoding="utf-8"))
         for name, entry in data["cards"].items():
             fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
             for key in ("preprocess", "options"):  # a card says only what differs from its family

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from effvision._files import as_path, sha256
-from effvision.cards import Card
+from effvision.cards import Card, toml_table
 from effvision.errors import CheckpointError, DownloadError
 
 try:
@@ -24,7 +24,7 @@ try:
 except ImportError:  # pragma: no cover - Windows: two processes that fetch at once are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["bundled", "cache_folder", "download", "find_weights", "read_checkpoint"]
+__all__ = ["bundled", "cache_folder", "download", "find_weights", "read_checkpoint", "weights_index"]
 
 _REACH_TIMEOUT_S = 0.7
 _READ_TIMEOUT_S = 20.0
@@ -42,6 +42,12 @@ def bundled(name: str) -> Path | None:
     """Path of a weights file that is part of the package, or None."""
     path = Path(str(resources.files("effvision.weights").joinpath(name)))
     return path if path.is_file() else None
+
+
+def weights_index() -> Mapping[str, Mapping[str, Any]]:
+    """Return what the package says of its bundled files, by file name: SHA-256, bytes, licence, origin."""
+    table = resources.files("effvision.weights").joinpath("index.toml")
+    return toml_table(table.read_text(encoding="utf-8")) if table.is_file() else {}
 
 
 def find_weights(card: Card, *, progress: bool = False) -> Path:

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--card", help="the card whose settings a checkpoint file has")
     export.add_argument("--out", metavar="FILE.onnx", type=Path, required=True, help="the file to write")
     export.add_argument("--batch", type=_batch, default=1, help="streams per call, or 'dynamic' (default: 1)")
-    export.add_argument("--opset", type=int, default=17, help="13 to 20 (default: 17)")
+    export.add_argument("--opset", type=_natural, default=17, help="13 to 20 (default: 17)")
 
     bench = add("bench", _bench, "Time the steps of a model on this machine.")
     add_model(bench, files="or an exported .onnx file")
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     sample = add("sample", _sample, "Generate a sample input file for a model; nothing is downloaded.")
     sample.add_argument("model", nargs="?", help="a card's name (default: the first)")
     sample.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write, such as sample.mp4")
-    sample.add_argument("--seed", type=int, default=0, help="another seed, another picture (default: 0)")
+    sample.add_argument("--seed", type=_natural, default=0, help="another seed, another picture (default: 0)")
 
     add(
         "doctor",
@@ -109,10 +109,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _natural(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more; got {value}")
     return value
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}")
+    return int(text)
 
 
 def _batch(text: str) -> Any:
@@ -172,13 +178,14 @@ def _info(options: argparse.Namespace) -> int:
     if options.json:
         _emit(about)
         return 0
+    width = max(map(len, about)) + 2
     for name, value in about.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_short(item)}" for key, item in value.items())
         if isinstance(value, (list, tuple)):
             value = ", ".join(str(item) for item in value)
         if value not in ("", None):
-            print(f"{name:<12}{value}")
+            print(f"{name:<{width}}{value}")
     return 0
 
 
@@ -220,12 +227,12 @@ def _about_file(path: Path) -> dict[str, Any]:
 
     _, metadata = OnnxRuntime.load(path)
     data: dict[str, Any] = json.loads(metadata.to_json())
-    data["graphs"] = {
-        name: {tensor["name"]: tensor["shape"] for tensor in [*graph["inputs"], *graph["outputs"]]}
-        | {"states": len(graph["states"])}
-        for name, graph in data["graphs"].items()
-    }
-    return {"file": str(path), "bytes": path.stat().st_size, **data}
+    tensors: dict[str, Any] = {}
+    for graph in data.pop("graphs").values():
+        tensors |= {f"input {tensor['name']}": tensor["shape"] for tensor in graph["inputs"]}
+        tensors |= {f"output {tensor['name']}": tensor["shape"] for tensor in graph["outputs"]}
+        tensors["state"] = [f"{state['name']} {_short(state['shape'])}" for state in graph["states"]]
+    return {"file": str(path), "bytes": path.stat().st_size, **tensors, **data}
 
 
 # -- run -----------------------------------------------------------------------------------------------------------------------
@@ -241,7 +248,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.smooth:
         given["smoothing"] = options.smooth
     if given and not model.streams:
-        raise InputError(f"--smooth and --every-frame are for streams; {options.model} judges whole clips: leave them out")
+        raise InputError(
+            f"--smooth and --every-frame are for streams; {options.model} judges whole clips: leave them out"
+        )
     return _run_stream(model, options, given) if model.streams else _run_whole(model, options)
 
 
@@ -315,12 +324,20 @@ class _Saver:
         self._video.write(picture)
 
     def __exit__(self, *raised: Any) -> None:
+        from effvision.errors import SourceError
+
+        # what came before Ctrl-C or the end of a truncated file is good and stays
+        good = raised[0] is None or issubclass(raised[0], (KeyboardInterrupt, SourceError))
+        if self._path is None or not good:
+            if self._video is not None:
+                self._video.__exit__(*raised)
+            return
         if self._video is not None:
-            self._video.__exit__(*raised)
-        if self._last is not None and raised[0] is None and self._path is not None:
+            self._video.close()
+        if self._last is not None:
             self._last.save(self._path)
-        if raised[0] is None and self._path is not None and self._path.is_file():
-            _say(f"wrote {self._path}")
+        if self._video is not None or self._last is not None:
+            _say(f"wrote {self._path}{'' if raised[0] is None else ' up to there'}")
 
 
 def _progress(items: Any, total: int | None) -> Iterator[Any]:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effvision._files import sha256
 from effvision.cards import Card, default_card, get_card, list_cards, predictor_class
-from effvision.checkpoints import bundled
+from effvision.checkpoints import bundled, weights_index
 from effvision.errors import EffvisionError, StreamingError
 from effvision.predictor import Predictor
 
@@ -65,6 +66,28 @@ def test_every_family_has_a_default_card_with_bundled_weights_and_an_exported_fi
     card = default_card(family)
     assert card.bundled and bundled(card.weights) is not None
     assert bundled(card.onnx) is not None
+
+
+def test_bundled_files_are_those_of_the_index_and_within_the_budget() -> None:
+    total = 0
+    for card in BUNDLED:
+        for name in (card.weights, card.onnx):
+            path = bundled(name)
+            assert path is not None
+            assert sha256(path) == weights_index()[name]["sha256"], f"{name}: run `python -m effvision.weights.ship`"
+            total += path.stat().st_size
+    assert total < 40e6
+
+
+@pytest.mark.parametrize("card", BUNDLED, ids=_by_name)
+def test_the_bundled_exported_file_was_made_from_the_bundled_weights(card: Card) -> None:
+    if find_spec("onnxruntime") is None:
+        pytest.skip("ONNX Runtime is not installed here")
+    path = bundled(card.weights)
+    exported = predictor_class(card.family).from_pretrained(bundled(card.onnx))
+    assert path is not None and exported.metadata.weights_sha256 == sha256(path)
+    assert dict(exported.metadata.preprocess) | dict(card.preprocess) == dict(exported.metadata.preprocess)
+    assert dict(exported.metadata.options) | dict(card.options) == dict(exported.metadata.options)
 
 
 @pytest.mark.parametrize("card", CARDS, ids=_by_name)

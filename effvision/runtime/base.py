@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from effvision.errors import ShapeError, StateError
+from effvision.errors import DTypeError, ShapeError, StateError
 from effvision.metadata import GraphSpec, TensorSpec
 from effvision.state import Array, State
 
@@ -49,12 +49,14 @@ class Runtime(ABC):
             Outputs by name without the state, and the next state.
 
         Raises:
-            ShapeError: an input does not fit the graph.
+            ShapeError, DTypeError: an input does not fit the graph.
             StateError: the state does not fit the graph or the inputs' batch.
             RuntimeFailure: the back end failed.
         """
         for tensor in self.graphs[graph].inputs:
             self._fits(tensor, tuple(arrays[tensor.name].shape))
+            if (kind := str(arrays[tensor.name].dtype).removeprefix("torch.")) != tensor.dtype:
+                raise DTypeError(f"`{tensor.name}` must be {tensor.dtype}; got {kind}")
         states = self.graphs[graph].states
         batch = next(iter(arrays.values())).shape[0]
         for spec in states:

@@ -121,9 +121,17 @@ def read_metadata(session: Any, *, where: str) -> Metadata:
             "hint: write it with `effvision export` or `model.export(...)`"
         )
     metadata = Metadata.from_json(found[KEY], where=where)
-    have = {tensor.name for tensor in [*session.get_inputs(), *session.get_outputs()]}
+    have = {tensor.name: tensor.shape for tensor in [*session.get_inputs(), *session.get_outputs()]}
     for spec in metadata.graphs.values():
-        named = {t.name for t in [*spec.inputs, *spec.outputs]} | {n for s in spec.states for n in (s.input, s.output)}
-        if named - have:
-            raise ModelFileError(f"the metadata of {where} names {sorted(named - have)}, which its graph does not have")
+        said = {tensor.name: tensor.shape for tensor in [*spec.inputs, *spec.outputs]}
+        batch = spec.inputs[0].shape[0] if spec.inputs and spec.inputs[0].shape else ""
+        said |= {name: (batch, *state.shape) for state in spec.states for name in (state.input, state.output)}
+        for name, shape in said.items():
+            if name not in have or list(have[name]) != list(shape):
+                found = have.get(name, "not there")
+                raise ModelFileError(
+                    f"the metadata of {where} says `{name}` is {list(shape)}; in the graph it is {found}"
+                )
+        if left := set(have) - set(said):
+            raise ModelFileError(f"the metadata of {where} does not say what {', '.join(sorted(left))} of its graph is")
     return metadata

@@ -7,11 +7,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from effvision._optional import import_cv2
 from effvision.models.tsm.clips_scene import Look, make_object, random_colour
+
+cv2: Any = import_cv2()
 
 __all__ = ["film", "tremble"]
 
@@ -102,7 +104,7 @@ def _warp(layer: Array, pose: Array, spot: Array, side: int, box: Array) -> Arra
     a, b = zoom * math.cos(pose[3]), zoom * math.sin(pose[3])
     half = (len(layer) - 1) / 2
     matrix = np.array([[a, -b, spot[0] - a * half + b * half], [b, a, spot[1] - b * half - a * half]])
-    return cv2.warpAffine(layer, matrix, (box.shape[1], box.shape[0]), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(layer, matrix, (box.shape[1], box.shape[0]), flags=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
 
 
 def _distract(canvas: Array, rng: Generator, look: Look) -> None:

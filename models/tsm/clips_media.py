@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from effvision._optional import import_cv2
 from effvision.errors import InputError, SourceError
+
+cv2: Any = import_cv2()
 
 __all__ = ["Media"]
 
@@ -79,7 +81,7 @@ def _read_still(path: Path) -> Array:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise SourceError(f"cannot read the picture {path}")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)  # type: ignore[no-any-return]
 
 
 def _read_film(path: Path) -> Array:

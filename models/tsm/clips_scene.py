@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from effvision._optional import import_cv2
 from effvision.models.tsm.clips_media import Media
+
+cv2: Any = import_cv2()
 
 __all__ = ["Look", "make_backdrop", "make_object", "random_colour"]
 
@@ -97,7 +99,7 @@ def make_backdrop(rng: Generator, size: tuple[int, int], count: int, media: Medi
 
 def _gradient(rng: Generator, height: int, width: int) -> Array:
     corners = (random_colour(rng) + rng.uniform(-40, 40, (2, 2, 3))).clip(0, 255).astype(np.uint8)
-    return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[no-any-return]
 
 
 def _room(rng: Generator, height: int, width: int) -> Array:
@@ -160,7 +162,7 @@ def _mask(rng: Generator, shape: str, d: int) -> Array:
         if shape == "crescent":
             away = rng.uniform(0.22, 0.4)
             cv2.circle(mask, (round(d * (0.5 + away)), d // 2), round(d * 0.3), 0, -1, cv2.LINE_AA)
-    return cv2.GaussianBlur(mask, (0, 0), d * rng.uniform(0.008, 0.03)).astype(np.float32) / 255
+    return cv2.GaussianBlur(mask, (0, 0), d * rng.uniform(0.008, 0.03)).astype(np.float32) / 255  # type: ignore[no-any-return]
 
 
 def _draw_hand(rng: Generator, mask: Array, *, fingers: bool) -> None:
@@ -249,4 +251,4 @@ def _crop(picture: Array, box: tuple[int, int, int, int], flip: bool, height: in
     y, x, h, w = box
     part = picture[y : y + h, x : x + w]
     part = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA if h > height else cv2.INTER_LINEAR)
-    return part[:, ::-1] if flip else part
+    return part[:, ::-1] if flip else part  # type: ignore[no-any-return]

@@ -6,11 +6,10 @@ section 3.4 for streams.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -18,12 +17,13 @@ import numpy as np
 
 from effvision._files import sha256
 from effvision.cards import Card
-from effvision.errors import DTypeError, InputError, ModelFileError, RangeError, StreamingError
+from effvision.errors import InputError, ModelFileError, StateError, StreamingError
 from effvision.host.image import resize_crop
 from effvision.metadata import Metadata
 from effvision.models.tsm.clock import FrameClock
+from effvision.models.tsm.memory import TSMMemory, positive, sound, where
 from effvision.models.tsm.sampling import dense_indices, uniform_indices
-from effvision.models.tsm.smoothing import Smoothing, SmoothingMemory
+from effvision.models.tsm.smoothing import Smoothing
 from effvision.predictor import Memory, Predictor
 from effvision.results import Classification, Timing
 from effvision.runtime import Runtime
@@ -38,31 +38,6 @@ __all__ = ["PREDICTOR", "TSM"]
 
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _KEPT_FRAMES = 4096
-
-
-@dataclass
-class TSMMemory(Memory):
-    """Clock, smoothing and the last answer of one stream. Plain data."""
-
-    clock: FrameClock = field(default_factory=lambda: FrameClock(None, math.inf))
-    smoothing: Smoothing = field(default_factory=Smoothing)
-    smoothed: SmoothingMemory = field(default_factory=SmoothingMemory)
-    source: str | None = None
-    timestamp: float | None = None
-    logits: list[float] | None = None
-    mean: list[float] | None = None
-    chosen: int = 0
-    steps: int = 0
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TSMMemory:
-        """Rebuild from `to_dict`."""
-        nested = {
-            "clock": FrameClock(**data["clock"]),
-            "smoothing": Smoothing.from_dict(data["smoothing"]),
-            "smoothed": SmoothingMemory(**data["smoothed"]),
-        }
-        return cls(**{**data, **nested})
 
 
 class TSM(Predictor):
@@ -265,15 +240,17 @@ class TSM(Predictor):
                 "each frame was trained to see later ones (or it looks at the whole clip), which a live stream does not have\n"
                 "hint: `predict` works on whole clips; for streams use weights trained with shift='causal'"
             )
-        rate = self.fps if isinstance(fps, str) and fps == "card" else _positive("fps", fps)
+        rate = self.fps if isinstance(fps, str) and fps == "card" else positive("fps", fps)
         period = None if rate is None else 1.0 / rate
-        gap = _positive("max_gap_s", max_gap_s) or max(1.0, 4 * (period or 0.0))
+        gap = positive("max_gap_s", max_gap_s) or max(1.0, 4 * (period or 0.0))
         if isinstance(smoothing, str) and smoothing == "card":
             smoothing = Smoothing.from_dict(self.metadata.options.get("smoothing") or {})
         if isinstance(smoothing, int) and not isinstance(smoothing, bool):
             smoothing = Smoothing(window=smoothing)
         if smoothing is not None and not isinstance(smoothing, Smoothing):
-            raise InputError(f"`smoothing` must be a Smoothing, a number of frames or None; got {type(smoothing).__name__}")
+            raise InputError(
+                f"`smoothing` must be a Smoothing, a number of frames or None; got {type(smoothing).__name__}"
+            )
         rule = smoothing or Smoothing()
         rule.check_classes(len(self.labels))
         return TSMMemory(clock=FrameClock(period, gap), smoothing=rule, smoothed=rule.begin())
@@ -282,12 +259,15 @@ class TSM(Predictor):
         """Rebuild a saved memory; options given anew are not taken, a saved session keeps its own."""
         if options:
             raise InputError(f"a saved session keeps its own options; leave out {', '.join(sorted(options))}")
-        return TSMMemory.from_dict(data)
+        memory = TSMMemory.from_dict(data)
+        if not sound(memory, len(self.labels)):
+            raise StateError(f"the saved session's memory is damaged or of another model: {str(dict(data))[:200]}")
+        return memory
 
     def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
         """Say `source`, `seek` or `gap` if this frame does not continue the stream."""
         held = cast(TSMMemory, memory)
-        source, timestamp = _where(inputs)
+        source, timestamp = where(inputs)
         if None not in (held.source, source) and source != held.source:
             return "source"
         return None if timestamp is None else held.clock.interruption(timestamp)
@@ -296,7 +276,7 @@ class TSM(Predictor):
         """Check the frame, choose by its timestamp, resize and crop: `frame` (1, 3, H, W) float32 RGB 0..255."""
         held = cast(TSMMemory, memory)
         image = as_frame(inputs["x"])
-        source, timestamp = _where(inputs)
+        source, timestamp = where(inputs)
         clock = replace(held.clock)
         due = timestamp is None or clock.tick(timestamp) or held.logits is None
         pixels = self._pixels(image) if due else None
@@ -419,31 +399,3 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def _sum(times: Sequence[Timing]) -> Timing:
     return Timing(sum(t.prepare_ms for t in times), sum(t.run_ms for t in times), sum(t.finish_ms for t in times))
-
-
-def _where(inputs: Mapping[str, Any]) -> tuple[str | None, float | None]:
-    """Check and return the options `source` and `timestamp` of one update."""
-    source, timestamp = inputs.get("source"), inputs.get("timestamp")
-    if source is not None and not isinstance(source, str):
-        raise DTypeError(f"`source` must be text; got {type(source).__name__}")
-    return source, None if timestamp is None else _number("timestamp", timestamp, "seconds")
-
-
-def _positive(name: str, value: Any) -> float | None:
-    number = None if value is None else _number(name, value, "a positive number")
-    if number is not None and number <= 0:
-        raise RangeError(f"`{name}` must be a positive number, or None; got {value!r}")
-    return number
-
-
-def _number(name: str, value: Any, what: str) -> float:
-    kinds = (int, float, np.integer, np.floating)
-    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, kinds):
-        raise DTypeError(f"`{name}` must be {what} as a number; got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise RangeError(f"`{name}` must be {what}, and finite; got {str(value)[:40]}")
-    return number

@@ -10,15 +10,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Full
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from effvision._optional import import_cv2
 from effvision.errors import SourceError
 from effvision.models.tsm.clips import IGNORED, LABELS, Look, Media, opposite, render_clip, render_segments
+
+cv2: Any = import_cv2()
 
 __all__ = [
     "FPS",
@@ -178,9 +180,22 @@ def _produce(stream: Stream, steps: range, queue: Any) -> None:
     try:
         media = None if stream.root is None else Media.load(stream.root, "train")
         for step in steps:
-            queue.put(stream.render(step, media))
+            if not _put(queue, stream.render(step, media)):
+                return
     except Exception as error:  # handed to the parent, which raises
         queue.put(f"{type(error).__name__}: {error}")
+
+
+def _put(queue: Any, batch: Batch) -> bool:
+    """Hand a batch over; False when nobody is left to take it, as after a SIGKILL of the training process."""
+    parent = multiprocessing.parent_process()
+    while parent is None or parent.is_alive():
+        try:
+            queue.put(batch, timeout=10)
+        except Full:
+            continue
+        return True
+    return False
 
 
 def anchor_of_last_half(frames: int) -> float:

@@ -34,10 +34,12 @@ BUILD: dict[str, Any] = {"backbone": "mobilenetv2", "width": 0.5, "fold": 4, "ev
 """Arguments of `network.build` for these weights, besides the ten classes and the direction."""
 
 CURRICULUM = (
-    Stage(until=0.125, clips=48, frames=8, easy=0.9, changing=0.0),
-    Stage(until=0.35, clips=48, frames=8, easy=0.35, changing=0.2),
-    Stage(until=1.00, clips=32, frames=12, easy=0.15, changing=0.6),
+    Stage(until=3 / 32, clips=48, frames=8, easy=0.9, changing=0.0),
+    Stage(until=8.4 / 32, clips=48, frames=8, easy=0.35, changing=0.2),
+    Stage(until=24 / 32, clips=32, frames=12, easy=0.15, changing=0.6),
+    Stage(until=32 / 32, clips=32, frames=12, easy=0.1, changing=0.4),
 )
+_FIRST_CYCLE = 0.75  # share of the steps before the learning rate starts again
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -64,7 +66,7 @@ class Settings:
     """
 
     out: Path
-    steps: int = 2400
+    steps: int = 3200
     seed: int = 0
     shift: Direction = "causal"
     rate: float = 3e-3
@@ -124,10 +126,13 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Short linear warm-up, flat to half-way, then a cosine to zero."""
+    """Two cycles: a linear warm-up, flat, a cosine to zero; then from half the rate another cosine to zero."""
     warm, share = min(100, settings.steps // 10 + 1), step / settings.steps
-    fall = 1.0 if share < 0.5 else 0.5 + 0.5 * math.cos(math.pi * (share - 0.5) / 0.5)
-    return settings.rate * min(1.0, (step + 1) / warm) * fall
+    if share < _FIRST_CYCLE:
+        done = max(0.0, share / _FIRST_CYCLE - 0.5) / 0.5
+        return settings.rate * min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * done))
+    done = (share - _FIRST_CYCLE) / (1 - _FIRST_CYCLE)
+    return settings.rate * 0.5 * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 def train(settings: Settings) -> Path:

@@ -24,7 +24,7 @@ def residual_convolutions(network: nn.Module) -> list[str]:
         InputError: the network cannot be traced, or holds no residual branch with a convolution.
     """
     try:
-        graph = fx.symbolic_trace(network).graph
+        graph = _Tracer().trace(network)
     except Exception as error:  # fx raises many kinds for code that depends on values
         raise InputError(
             f"cannot trace {type(network).__name__} to find its residual branches ({error})\n"
@@ -52,6 +52,13 @@ def residual_convolutions(network: nn.Module) -> list[str]:
             "hint: name the modules to shift before with `sites=[...]`"
         )
     return list(found)
+
+
+class _Tracer(fx.Tracer):
+    """Takes every kind of 2D convolution as one step, those of other packages with padding of their own included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _is_addition(node: fx.Node) -> bool:
