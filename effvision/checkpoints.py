@@ -6,11 +6,12 @@ import http.client
 import os
 import socket
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,9 @@ def download(card: Card, target: Path, *, progress: bool = False) -> None:
     if os.environ.get("EFFVISION_OFFLINE", "") not in ("", "0"):
         raise DownloadError(f"the weights of {card.name} are not here and EFFVISION_OFFLINE is set\n{by_hand}")
     reasons = []
+    until = time.monotonic() + _REACH_TIMEOUT_S  # for all addresses together
     for url in card.urls:
-        reason = _unreachable(url)
+        reason = _unreachable(url, max(0.05, until - time.monotonic()))
         if reason is None:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def download(card: Card, target: Path, *, progress: bool = False) -> None:
     raise DownloadError(f"cannot fetch the weights of {card.name} ({said})\n{by_hand}")
 
 
-def _unreachable(url: str) -> str | None:
+def _unreachable(url: str, timeout_s: float) -> str | None:
     """Say in under a second why the host does not answer, or None; a resolver without network can block for minutes."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "file":
@@ -117,19 +119,19 @@ def _unreachable(url: str) -> str | None:
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
         parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-    answer: list[str | None] = [f"no answer within {_REACH_TIMEOUT_S} s"]
+    answer: list[str | None] = [f"no answer within {timeout_s:.1g} s"]
 
     def knock() -> None:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
-            socket.create_connection((parts.hostname or "", port), timeout=_REACH_TIMEOUT_S).close()
+            socket.create_connection((parts.hostname or "", port), timeout=timeout_s).close()
             answer[0] = None
         except OSError as error:
             answer[0] = error.strerror or str(error)
 
     thread = threading.Thread(target=knock, daemon=True)
     thread.start()
-    thread.join(_REACH_TIMEOUT_S)
+    thread.join(timeout_s)
     return answer[0]
 
 
@@ -137,14 +139,20 @@ def _unreachable(url: str) -> str | None:
 def _alone(target: Path) -> Iterator[None]:
     """Let one process at a time fetch a file; the others wait for it."""
     lock = target.with_name(f".{target.name}.lock")
-    with open(lock, "w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                lock.unlink()
+    while True:
+        file = open(lock, "w")  # noqa: SIM115 - closed below, after the lock was judged
+        if fcntl is None:
+            break
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            break
+        file.close()  # whoever held it has removed it meanwhile: a lock on a removed file keeps nobody out
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()
+        file.close()
 
 
 def _fetch(url: str, target: Path, digest: str, *, progress: bool) -> None:
@@ -197,7 +205,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         try:
             return load_file(file)
         except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{file} is no safetensors file or is damaged: {error}") from error
+            raise CheckpointError(
+                f"{file} is no safetensors file or is damaged: {error}\nhint: copy or download it again"
+            ) from error
     import torch
 
     try:
@@ -211,5 +221,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             f"{file} {what}\nhint: save tensors only: torch.save(network.state_dict(), path)"
         ) from error
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{file} holds a {type(loaded).__name__}, not a mapping of names to tensors")
+        raise CheckpointError(
+            f"{file} holds a {type(loaded).__name__}, not a mapping of names to tensors\n"
+            "hint: torch.save(network.state_dict(), path)"
+        )
     return loaded

@@ -107,10 +107,15 @@ class Metadata:
                     f"{where} was written by a newer effvision ({data.get('version', '?')}, metadata schema {schema}; this "
                     f"one reads up to {SCHEMA})\nhint: pip install --upgrade effvision"
                 )
-            data["labels"] = tuple(str(label) for label in data["labels"])
+            data["labels"] = tuple(_text(label) for label in _list(data["labels"]))
             data["graphs"] = {name: _graph(graph) for name, graph in data["graphs"].items()}
-            if not data["graphs"] or not isinstance(data["family"], str):
-                raise ValueError("no graph, or no family")
+            if not data["graphs"]:
+                raise ValueError("no graph")
+            for name in ("family", "card", "task", "licence", "weights_sha256", "version"):
+                _text(data.get(name, ""))
+            for name in ("preprocess", "options", "check"):
+                if not isinstance(data.get(name, {}), dict):
+                    raise TypeError(f"`{name}` is no table")
             known = {name: data[name] for name in Metadata.__dataclass_fields__ if name in data}
             return Metadata(**known)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -123,7 +128,29 @@ class Metadata:
 
 def _graph(data: Mapping[str, Any]) -> GraphSpec:
     def tensors(name: str) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(t["name"], tuple(t["shape"]), t["dtype"]) for t in data[name])
+        return tuple(TensorSpec(_text(t["name"]), _shape(t["shape"]), _text(t["dtype"])) for t in data[name])
 
-    states = tuple(StateSpec(s["name"], s["input"], s["output"], tuple(s["shape"]), s["init"]) for s in data["states"])
-    return GraphSpec(data["name"], tensors("inputs"), tensors("outputs"), states)
+    states = tuple(
+        StateSpec(_text(s["name"]), _text(s["input"]), _text(s["output"]), _shape(s["shape"]), _text(s["init"]))  # type: ignore[arg-type]
+        for s in data["states"]
+    )
+    return GraphSpec(_text(data["name"]), tensors("inputs"), tensors("outputs"), states)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is needed where {value!r:.40} stands")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list is needed where {value!r:.40} stands")
+    return value
+
+
+def _shape(value: Any) -> tuple[int | str, ...]:
+    axes = tuple(_list(value))
+    if any(isinstance(axis, bool) or not isinstance(axis, (int, str)) or axis in (0, "") for axis in axes):
+        raise TypeError(f"{value!r:.40} is no shape")
+    return axes

@@ -179,7 +179,10 @@ class Predictor(ABC):
                 f"{path} holds a model of the family {metadata.family!r}, not {wanted!r}\n"
                 f"hint: from effvision import {target.__name__}; {target.__name__}.from_pretrained({str(path)!r})"
             )
-        return cast("Self", target(runtime, metadata))
+        try:
+            return cast("Self", target(runtime, metadata))
+        except ModelFileError as error:  # the family knows what is wrong, not where it came from
+            raise ModelFileError(f"{path}: {error}\nhint: export it again") from error
 
     @classmethod
     @abstractmethod
@@ -215,7 +218,9 @@ class Predictor(ABC):
         return Session(self, self.initial_memory(**options), self.initial_state())
 
     def stream(self, source: Any, *, images: bool = True, **options: Any) -> Iterator[Result]:
-        """Yield one result per frame of a source: a video file, folder, array, or any iterable of frames.
+        """Return an iterator with one result per frame of a source: a video file, folder, array, or any iterable of frames.
+
+        The source is opened and the options are checked by this call, not at the first result.
 
         Args:
             source: What `effvision.sources.open_source` takes.
@@ -227,10 +232,15 @@ class Predictor(ABC):
             StreamingError: these weights cannot work frame by frame.
         """
         session = self.session(**options)
-        with open_source(source) as frames:
-            for frame in frames:
-                result = session.update(frame.image, **self.frame_options(frame))
-                yield result.replace(image=frame.image) if images else result
+        frames = open_source(source)
+
+        def results() -> Iterator[Result]:
+            with frames:
+                for frame in frames:
+                    result = session.update(frame.image, **self.frame_options(frame))
+                    yield result.replace(image=frame.image) if images else result
+
+        return results()
 
     def update_many(
         self, sessions: Sequence[Session], inputs: Sequence[Any], options: Sequence[Mapping[str, Any]] | None = None
@@ -365,7 +375,7 @@ class Predictor(ABC):
 
 
 def _check_choices(runtime: object, device: object, threads: object, card: object) -> None:
-    if runtime not in (None, "torch", "onnx"):
+    if runtime is not None and (not isinstance(runtime, str) or runtime not in ("torch", "onnx")):
         raise InputError(f"`runtime` must be 'torch' or 'onnx'; got {runtime!r}")
     if not isinstance(device, str) or device == "meta":
         raise InputError(f"`device` must be text such as 'cpu' or 'cuda'; got {device!r}")
@@ -408,7 +418,9 @@ def _card_of(path: Path) -> str:
         except Exception as error:  # safetensors raises its own kind and OSError
             from effvision.errors import CheckpointError
 
-            raise CheckpointError(f"{path} is no safetensors file or is damaged: {error}") from error
+            raise CheckpointError(
+                f"{path} is no safetensors file or is damaged: {error}\nhint: copy or download it again"
+            ) from error
         if name:
             return str(name)
     raise CardError(
@@ -423,7 +435,8 @@ def _exported(target: Any, card: Card, *, progress: bool) -> Path:
     from effvision import __version__
 
     path = cache_folder() / f"{card.name}-{__version__}.onnx"
-    if path.is_file():
+    here = cache_folder() / card.weights
+    if path.is_file() and not (here.is_file() and here.stat().st_mtime > path.stat().st_mtime):  # weights renewed since
         return path
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError(

@@ -117,8 +117,12 @@ class Session:
                     f"not by {own[1] or own[0]} (weights {own[2][:12] or 'unknown'})"
                 )
             memory = predictor.restore_memory(header["memory"], **options)
-            fresh = header["fresh"]
+            fresh = predictor.restore_memory(header["fresh"]).to_dict()  # what `reset` goes back to
         except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds for damaged files
+            if isinstance(error, EffvisionError) and str(path) in str(error):
+                raise
+            if isinstance(error, StateError):
+                raise StateError(f"{path}: {error}") from error
             if isinstance(error, EffvisionError):
                 raise
             raise StateError(f"{path} is no saved session or is damaged ({type(error).__name__}: {error})") from error

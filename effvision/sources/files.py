@@ -76,7 +76,11 @@ def open_paths(paths: Iterable[str | Path], *, fps: float | None = None) -> Sour
     """Open a list of files, in the order given: images become one sequence, videos one stream each."""
     files = [Path(os.path.expanduser(str(path))) for path in paths]
     for file in files:
-        if not file.is_file():
+        try:
+            here = file.is_file()
+        except (ValueError, OSError) as error:  # as in `open_path`
+            raise SourceError(f"{str(file)!r:.300} cannot be opened: {error}") from error
+        if not here:
             raise SourceError(_missing(file))
     return _open_files("list of files", files, fps=fps, described="the list")
 

@@ -62,6 +62,7 @@ class Stage:
         frames: T, frames in a clip.
         easy: Share of clips with `Look.easy`.
         changing: Share of clips that begin with another motion.
+        still: Weight in the loss of `still` frames, which are more frequent than others because many clips begin with them.
     """
 
     until: float
@@ -69,6 +70,7 @@ class Stage:
     frames: int
     easy: float
     changing: float
+    still: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Stream:
 
     def stage(self, step: int) -> Stage:
         """The stage that `step` belongs to."""
-        return next((stage for stage in self.stages if step < stage.until * self.steps), self.stages[-1])
+        return next((stage for stage in self.stages if step < round(stage.until * self.steps)), self.stages[-1])
 
     def render(self, step: int, media: Media | None) -> Batch:
         """Render the batch of one step."""

@@ -261,7 +261,9 @@ def test_bad_options_of_an_update_are_named(model: TSM, given: dict[str, Any], e
 
 
 @pytest.mark.parametrize(
-    "options", [{"fps": 0}, {"fps": "fast"}, {"fps": []}, {"max_gap_s": -1}, {"smoothing": "some"}, {"speed": 2}], ids=str
+    "options",
+    [{"fps": 0}, {"fps": "fast"}, {"fps": []}, {"max_gap_s": -1}, {"smoothing": "some"}, {"speed": 2}],
+    ids=str,
 )
 def test_bad_options_of_a_session_are_named(model: TSM, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
