@@ -62,7 +62,6 @@ class Stage:
         frames: T, frames in a clip.
         easy: Share of clips with `Look.easy`.
         changing: Share of clips that begin with another motion.
-        still: Weight in the loss of `still` frames, which are more frequent than others because many clips begin with them.
     """
 
     until: float
@@ -70,7 +69,6 @@ class Stage:
     frames: int
     easy: float
     changing: float
-    still: float = 1.0
 
 
 @dataclass(frozen=True)

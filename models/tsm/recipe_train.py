@@ -34,13 +34,12 @@ BUILD: dict[str, Any] = {"backbone": "mobilenetv2", "width": 0.5, "fold": 4, "ev
 """Arguments of `network.build` for these weights, besides the ten classes and the direction."""
 
 CURRICULUM = (
-    Stage(until=300 / 3600, clips=48, frames=8, easy=0.9, changing=0.0),
-    Stage(until=840 / 3600, clips=48, frames=8, easy=0.35, changing=0.2),
-    Stage(until=2400 / 3600, clips=32, frames=12, easy=0.15, changing=0.6),
-    Stage(until=3200 / 3600, clips=32, frames=12, easy=0.1, changing=0.4),
-    Stage(until=3600 / 3600, clips=32, frames=12, easy=0.05, changing=0.4, still=0.65),
+    Stage(until=3 / 32, clips=48, frames=8, easy=0.9, changing=0.0),
+    Stage(until=8.4 / 32, clips=48, frames=8, easy=0.35, changing=0.2),
+    Stage(until=24 / 32, clips=32, frames=12, easy=0.15, changing=0.6),
+    Stage(until=32 / 32, clips=32, frames=12, easy=0.1, changing=0.4),
 )
-_CYCLES = ((0.0, 1.0), (2400 / 3600, 0.5), (3200 / 3600, 0.3))  # where the learning rate starts again, and how high
+_FIRST_CYCLE = 0.75  # share of the steps before the learning rate starts again
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -67,7 +66,7 @@ class Settings:
     """
 
     out: Path
-    steps: int = 3600
+    steps: int = 3200
     seed: int = 0
     shift: Direction = "causal"
     rate: float = 3e-3
@@ -127,15 +126,13 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Cosines to zero, each from a lower rate; the first after a linear warm-up and flat up to its middle."""
+    """Two cycles: a linear warm-up, flat, a cosine to zero; then from half the rate another cosine to zero."""
     warm, share = min(100, settings.steps // 10 + 1), step / settings.steps
-    cycle = max(index for index, (begin, _) in enumerate(_CYCLES) if share >= begin - 1e-9)
-    begin, height = _CYCLES[cycle]
-    end = _CYCLES[cycle + 1][0] if cycle + 1 < len(_CYCLES) else 1.0
-    done = (share - begin) / (end - begin)
-    if cycle == 0:
-        done = max(0.0, 2 * done - 1)
-    return settings.rate * height * min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * done))
+    if share < _FIRST_CYCLE:
+        done = max(0.0, share / _FIRST_CYCLE - 0.5) / 0.5
+        return settings.rate * min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * done))
+    done = (share - _FIRST_CYCLE) / (1 - _FIRST_CYCLE)
+    return settings.rate * 0.5 * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 def train(settings: Settings) -> Path:
@@ -165,11 +162,7 @@ def train(settings: Settings) -> Path:
         pictures, labels = (torch.from_numpy(part).to(settings.device) for part in batch)
         logits = network.frame_logits(normalised(pictures))  # (N, T, K)
         loss = functional.cross_entropy(
-            logits.flatten(0, 1),
-            labels.flatten(),
-            _class_weights(settings, step),
-            ignore_index=IGNORED,
-            label_smoothing=settings.smoothing,
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=settings.smoothing
         )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -183,12 +176,6 @@ def train(settings: Settings) -> Path:
             _save(settings, step + 1, network, average, optimiser, losses)
     bar.close()
     return save_weights(average, settings.out / "weights.safetensors")
-
-
-def _class_weights(settings: Settings, step: int) -> Tensor:
-    weights = torch.ones(len(LABELS), device=settings.device)
-    weights[LABELS.index("still")] = settings.stream().stage(step).still
-    return weights
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
