@@ -24,6 +24,7 @@ try:
     import fcntl
 except ImportError:  # pragma: no cover - Windows: two processes that fetch at once are not kept apart there
     fcntl = None  # type: ignore[assignment]
+_CAN_LOCK: bool = fcntl is not None
 
 __all__ = ["bundled", "cache_folder", "download", "find_weights", "read_checkpoint", "weights_index"]
 
@@ -141,7 +142,7 @@ def _alone(target: Path) -> Iterator[None]:
     lock = target.with_name(f".{target.name}.lock")
     while True:
         file = open(lock, "w")  # noqa: SIM115 - closed below, after the lock was judged
-        if fcntl is None:
+        if not _CAN_LOCK:
             break
         fcntl.flock(file, fcntl.LOCK_EX)
         if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):

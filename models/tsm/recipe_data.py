@@ -37,7 +37,7 @@ __all__ = [
 
 Array = NDArray[Any]
 
-SIZE = 64
+SIZE = 96
 """Height and width of the network's input in pixels: shorter side resized (antialiased), centre cropped."""
 FPS = 12.0
 """Frames per second the network is trained at."""
@@ -62,6 +62,7 @@ class Stage:
         frames: T, frames in a clip.
         easy: Share of clips with `Look.easy`.
         changing: Share of clips that begin with another motion.
+        size: Height and width in pixels; None: those of the stream.
     """
 
     until: float
@@ -69,6 +70,7 @@ class Stage:
     frames: int
     easy: float
     changing: float
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Stream:
     def _clip(self, stage: Stage, rng: np.random.Generator, media: Media | None) -> tuple[Array, Array]:
         label = LABELS[rng.integers(len(LABELS))]
         look = Look.easy() if rng.uniform() < stage.easy else Look.train()
-        lengths = [stage.frames]
+        lengths, size = [stage.frames], stage.size or self.size
         names = [label]
         if rng.uniform() < stage.changing:
             first = int(rng.integers(3, stage.frames // 2 + 1))
@@ -115,7 +117,7 @@ class Stream:
         segments = [(name, count / FPS) for name, count in zip(names, lengths, strict=True)]
         return render_segments(
             segments,
-            size=(self.size, self.size),
+            size=(size, size),
             fps=FPS,
             seed=int(rng.integers(1 << 62)),
             media=media,

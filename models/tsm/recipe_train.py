@@ -34,12 +34,15 @@ BUILD: dict[str, Any] = {"backbone": "mobilenetv2", "width": 0.5, "fold": 4, "ev
 """Arguments of `network.build` for these weights, besides the ten classes and the direction."""
 
 CURRICULUM = (
-    Stage(until=3 / 32, clips=48, frames=8, easy=0.9, changing=0.0),
-    Stage(until=8.4 / 32, clips=48, frames=8, easy=0.35, changing=0.2),
-    Stage(until=24 / 32, clips=32, frames=12, easy=0.15, changing=0.6),
-    Stage(until=32 / 32, clips=32, frames=12, easy=0.1, changing=0.4),
+    Stage(until=300 / 3900, clips=48, frames=8, easy=0.9, changing=0.0, size=64),
+    Stage(until=840 / 3900, clips=48, frames=8, easy=0.35, changing=0.2, size=64),
+    Stage(until=2400 / 3900, clips=32, frames=12, easy=0.15, changing=0.6, size=64),
+    Stage(until=3200 / 3900, clips=32, frames=12, easy=0.1, changing=0.4, size=64),
+    # slow turning and scaling moves edges by less than a pixel a frame at 64: the last cycle sees the full size
+    Stage(until=1.0, clips=24, frames=12, easy=0.1, changing=0.4),
 )
-_FIRST_CYCLE = 0.75  # share of the steps before the learning rate starts again
+CYCLES = ((2400 / 3900, 1.0), (3200 / 3900, 0.5), (1.0, 0.4))
+"""Where each cycle of the learning rate ends, as a share of the steps, and the share of the highest rate it starts from."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -66,7 +69,7 @@ class Settings:
     """
 
     out: Path
-    steps: int = 3200
+    steps: int = 3900
     seed: int = 0
     shift: Direction = "causal"
     rate: float = 3e-3
@@ -126,13 +129,16 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Two cycles: a linear warm-up, flat, a cosine to zero; then from half the rate another cosine to zero."""
+    """Cycles of a cosine to zero; the first begins with a linear warm-up and stays flat for its first half."""
     warm, share = min(100, settings.steps // 10 + 1), step / settings.steps
-    if share < _FIRST_CYCLE:
-        done = max(0.0, share / _FIRST_CYCLE - 0.5) / 0.5
-        return settings.rate * min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * done))
-    done = (share - _FIRST_CYCLE) / (1 - _FIRST_CYCLE)
-    return settings.rate * 0.5 * (0.5 + 0.5 * math.cos(math.pi * done))
+    now = next((index for index, (end, _) in enumerate(CYCLES) if share < end), len(CYCLES) - 1)
+    begin = CYCLES[now - 1][0] if now else 0.0
+    end, height = CYCLES[now]
+    done = min(1.0, (share - begin) / (end - begin))
+    if now == 0:
+        done = max(0.0, done - 0.5) / 0.5
+        height *= min(1.0, (step + 1) / warm)
+    return settings.rate * height * (0.5 + 0.5 * math.cos(math.pi * done))
 
 
 def train(settings: Settings) -> Path:
