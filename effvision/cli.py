@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("model", help="a card's name or a checkpoint file")
     export.add_argument("--card", help="the card whose settings a checkpoint file has")
     export.add_argument("--out", metavar="FILE.onnx", type=Path, required=True, help="the file to write")
+    export.add_argument("--frames", metavar="SOURCE", help="a video or folder of real frames for the check")
     export.add_argument("--batch", type=_batch, default=1, help="streams per call, or 'dynamic' (default: 1)")
     export.add_argument("--opset", type=_natural, default=17, help="13 to 20 (default: 17)")
 
@@ -359,7 +360,7 @@ def _export(options: argparse.Namespace) -> int:
 
     model = Predictor.from_pretrained(options.model, card=options.card, runtime="torch", progress=True)
     with _waiting("exporting and checking against PyTorch"):
-        report = model.export(options.out, batch=options.batch, opset=options.opset)
+        report = model.export(options.out, batch=options.batch, opset=options.opset, frames=options.frames)
     if options.json:
         _emit(report.to_dict())
     else:

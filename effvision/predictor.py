@@ -7,13 +7,14 @@ one step of one graph), `finish(arrays, memory)` makes the result. Arrays a stre
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -21,8 +22,9 @@ import numpy as np
 
 from effvision._files import as_path
 from effvision.cards import Card, default_card, get_card, predictor_class
-from effvision.checkpoints import bundled, cache_folder, find_weights
-from effvision.errors import CardError, EffvisionError, InputError, MissingDependencyError, ModelFileError
+from effvision.checkpoints import find_weights
+from effvision.errors import CardError, InputError, ModelFileError
+from effvision.loading import RuntimeName, card_of, check_choices, choose, exported
 from effvision.metadata import Metadata
 from effvision.results import Result, Timing
 from effvision.runtime import Runtime
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Memory", "Predictor"]
 
-RuntimeName = Literal["torch", "onnx"]
+_CHECKED_FRAMES = 64
 _CHECKPOINTS = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 
@@ -122,7 +124,7 @@ class Predictor(ABC):
             ModelFileError: the `.onnx` file is damaged, not ours, or of another family.
             MissingDependencyError: neither runtime, or not the one asked for, is installed.
         """
-        _check_choices(runtime, device, threads, card)
+        check_choices(runtime, device, threads, card)
         family = getattr(cls, "family", None)
         if source is None and family is None:
             raise InputError("say which model: a card's name (`effvision list`), a checkpoint or an exported file")
@@ -136,15 +138,15 @@ class Predictor(ABC):
             return cls._from_onnx(path, device=device, threads=threads)
         weights: Path | None = None
         if path.suffix in _CHECKPOINTS or path.is_file():
-            weights, name = path, card or _card_of(path)
+            weights, name = path, card or card_of(path)
         chosen = get_card(name, family=family)
         target = cls if family else predictor_class(chosen.family)
-        if _choose(runtime) == "torch":
+        if choose(runtime) == "torch":
             if threads is not None:
                 raise InputError("`threads` is for ONNX Runtime; PyTorch's are set by torch.set_num_threads")
             found = weights or find_weights(chosen, progress=progress)
             return cast("Self", target._from_torch(chosen, found, device=device))
-        found = weights or _exported(target, chosen, progress=progress)
+        found = weights or exported(target, chosen, progress=progress)
         if weights is not None:
             raise InputError(
                 f"ONNX Runtime runs exported files, not the checkpoint {weights}\nhint: `model.export(...)` it first"
@@ -296,7 +298,13 @@ class Predictor(ABC):
         return [session._end(answer, timing) for session, answer in zip(sessions, outputs, strict=True)]
 
     def export(
-        self, path: str | os.PathLike[str], *, batch: int | Literal["dynamic"] = 1, opset: int = 17, steps: int = 16
+        self,
+        path: str | os.PathLike[str],
+        *,
+        batch: int | Literal["dynamic"] = 1,
+        opset: int = 17,
+        steps: int = 16,
+        frames: Any = None,
     ) -> ExportReport:
         """Write one ONNX file that holds everything needed to use it again, after checking it against PyTorch.
 
@@ -305,6 +313,8 @@ class Predictor(ABC):
             batch: Streams per call: a fixed number (fastest on Jetson) or `dynamic`.
             opset: 13 to 20; 17 (with IR 8) is read by every ONNX Runtime since 1.12 and by TensorRT 8.4 and newer.
             steps: Frames of each checked stream, 16 or more.
+            frames: A source of real input (`effvision.sources.open_source`), such as a clip of the camera it will run on: the
+                check uses its first frames beside noise. Default: rendered ones.
 
         Returns:
             What was written and measured; it can be used as a path.
@@ -321,6 +331,9 @@ class Predictor(ABC):
                 "hint: from_pretrained(CARD, runtime='torch').export(...)"
             )
         examples = self.example_inputs
+        if frames is not None:
+            with open_source(frames) as source:
+                examples = partial(examples, frames=[frame.image for frame in islice(source, _CHECKED_FRAMES)])
         return export_onnx(self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps)
 
     # -- what a family says ------------------------------------------------------------------------------------------------
@@ -361,8 +374,10 @@ class Predictor(ABC):
         return {}
 
     @abstractmethod
-    def example_inputs(self, graph: str, *, steps: int, batch: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yield `steps` inputs of a graph, random ones and ones that look like real use, for the export check."""
+    def example_inputs(
+        self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[np.ndarray] = ()
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield `steps` inputs of a graph for the export check: random ones, and `frames` or ones that look like real use."""
 
     @abstractmethod
     def example_updates(self, count: int, *, seed: int) -> Iterator[Any]:
@@ -372,85 +387,3 @@ class Predictor(ABC):
     @abstractmethod
     def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
         """Generate a sample input file that the card's model has an answer for."""
-
-
-def _check_choices(runtime: object, device: object, threads: object, card: object) -> None:
-    if runtime is not None and (not isinstance(runtime, str) or runtime not in ("torch", "onnx")):
-        raise InputError(f"`runtime` must be 'torch' or 'onnx'; got {runtime!r}")
-    if not isinstance(device, str) or device == "meta":
-        raise InputError(f"`device` must be text such as 'cpu' or 'cuda'; got {device!r}")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
-        raise InputError(f"`threads` must be 1 to 1024; got {threads!r}")
-    if card is not None and not isinstance(card, str):
-        raise InputError(f"`card` must be a card's name; got {type(card).__name__}")
-
-
-def _choose(runtime: RuntimeName | None) -> RuntimeName:
-    have_torch = importlib.util.find_spec("torch") is not None
-    have_onnx = importlib.util.find_spec("onnxruntime") is not None
-    if runtime == "torch" and not have_torch:
-        raise MissingDependencyError(
-            "runtime 'torch' needs PyTorch, which is not installed\nhint: pip install 'effvision[torch]'"
-        )
-    if runtime == "onnx" and not have_onnx:
-        raise MissingDependencyError(
-            "runtime 'onnx' needs ONNX Runtime, which is not installed\nhint: pip install 'effvision[onnx]'"
-        )
-    if not have_torch and not have_onnx:
-        raise MissingDependencyError(
-            "neither PyTorch nor ONNX Runtime is installed\n"
-            "hint: pip install 'effvision[torch]' (training, export, every card) or pip install 'effvision[onnx]' "
-            "(exported files and bundled models; small)"
-        )
-    return runtime or ("torch" if have_torch else "onnx")
-
-
-def _card_of(path: Path) -> str:
-    """Read the card's name from the header of a safetensors file of ours."""
-    if not path.is_file():
-        raise CardError(f"there is no card and no file named {str(path)!r}")
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                name = (file.metadata() or {}).get("card")
-        except Exception as error:  # safetensors raises its own kind and OSError
-            from effvision.errors import CheckpointError
-
-            raise CheckpointError(
-                f"{path} is no safetensors file or is damaged: {error}\nhint: copy or download it again"
-            ) from error
-        if name:
-            return str(name)
-    raise CardError(
-        f"{path} does not say which network it belongs to\nhint: from_pretrained({str(path)!r}, card=NAME); `effvision list`"
-    )
-
-
-def _exported(target: Any, card: Card, *, progress: bool) -> Path:
-    """Return the exported file of a card: bundled, in the cache, or written to the cache now."""
-    if card.onnx and (path := bundled(card.onnx)):
-        return path
-    from effvision import __version__
-
-    path = cache_folder() / f"{card.name}-{__version__}.onnx"
-    here = cache_folder() / card.weights
-    if path.is_file() and not (here.is_file() and here.stat().st_mtime > path.stat().st_mtime):  # weights renewed since
-        return path
-    if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError(
-            f"{card.name} has no exported file here, and making one needs PyTorch\n"
-            f"hint: pip install 'effvision[torch]', or run `effvision export {card.name} --out {path}` on another machine"
-        )
-    weights = find_weights(card, progress=progress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EffvisionError(f"cannot make the cache folder {path.parent}: {error}") from error
-    from tqdm import tqdm
-
-    with tqdm(total=1, desc=f"exporting {card.name} once", disable=not progress) as bar:
-        target._from_torch(card, weights, device="cpu").export(path, batch="dynamic")
-        bar.update()
-    return path

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metadata", "results", "state"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "viz"),
-    ("cards", "checkpoints", "predictor", "session"),
+    ("cards", "checkpoints", "loading", "predictor", "session"),
     ("models", "weights"),
     ("__main__", "batch", "benchmark", "cli", "demos", "doctor"),
 )

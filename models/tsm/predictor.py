@@ -17,10 +17,11 @@ import numpy as np
 
 from effvision._files import sha256
 from effvision.cards import Card
-from effvision.errors import InputError, ModelFileError, StateError, StreamingError
+from effvision.errors import InputError, StateError, StreamingError
 from effvision.host.image import resize_crop
 from effvision.metadata import Metadata
 from effvision.models.tsm.clock import FrameClock
+from effvision.models.tsm.description import check_description
 from effvision.models.tsm.memory import TSMMemory, positive, sound, where
 from effvision.models.tsm.sampling import dense_indices, uniform_indices
 from effvision.models.tsm.smoothing import Smoothing
@@ -65,25 +66,7 @@ class TSM(Predictor):
             ModelFileError: the description lacks what this family needs.
         """
         super().__init__(runtime, metadata)
-        try:
-            height, width = (int(axis) for axis in metadata.preprocess["size"])
-            graph = metadata.graphs.get("step") or metadata.graphs["clip"]
-            shape, classes = graph.inputs[0].shape, graph.outputs[0].shape[-1]
-            side, rate = metadata.preprocess.get("short_side"), metadata.options.get("fps")
-            fits = (shape[-3:], classes) == ((3, height, width), len(metadata.labels))
-            usual = all(number is None or float(number) > 0 for number in (side, rate))
-            Smoothing.from_dict(metadata.options.get("smoothing") or {}).check_classes(len(metadata.labels))
-            complete = {"direction", "frames"} <= set(metadata.options) and int(metadata.options["frames"]) > 0
-            int(metadata.options.get("settle", 0))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise ModelFileError(
-                f"the description of this TSM model is damaged ({type(error).__name__}: {error})"
-            ) from error
-        if not (fits and usual and complete):
-            raise ModelFileError(
-                f"the description of this TSM model contradicts itself: input {list(shape)} for pictures of {height}x{width}, "
-                f"{classes} outputs for {len(metadata.labels)} labels, options {sorted(metadata.options)}"
-            )
+        check_description(metadata)
 
     @classmethod
     def from_network(
@@ -299,19 +282,13 @@ class TSM(Predictor):
         """Pass a source's own clock and identity on."""
         return {"timestamp": frame.timestamp, "source": frame.source}
 
-    def example_inputs(self, graph: str, *, steps: int, batch: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yield noise in the first half and rendered moving pictures in the second, RGB 0..255."""
-        from effvision.models.tsm.clips import render_clip
-
+    def example_inputs(
+        self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[np.ndarray] = ()
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield noise in the first half and moving pictures in the second, given or rendered, RGB 0..255."""
         spec = self.metadata.graphs[graph].inputs[0]
-        height, width = self.metadata.preprocess["size"]
         rng = np.random.default_rng(seed)
-        names = ("left", "closer", "clockwise", "shake")
-        clips = [
-            render_clip(names[n % 4], frames=steps, size=(height, width), fps=self.fps or 12.0, seed=seed + n)
-            for n in range(batch)
-        ]
-        moving = np.stack(clips).transpose(0, 1, 4, 2, 3).astype(np.float32)  # (N, T, 3, H, W)
+        moving = self._moving(frames, steps, batch, seed)  # (N, T, 3, H, W)
         for step in range(steps):
             shape = (batch, *(int(axis) for axis in spec.shape[1:]))
             if step < steps // 2:
@@ -319,8 +296,26 @@ class TSM(Predictor):
             elif graph == "step":
                 yield {spec.name: np.ascontiguousarray(moving[:, step])}
             else:
-                frames = [(step + t) % steps for t in range(int(spec.shape[1]))]
-                yield {spec.name: np.ascontiguousarray(moving[:, frames])}
+                times = [(step + t) % steps for t in range(int(spec.shape[1]))]
+                yield {spec.name: np.ascontiguousarray(moving[:, times])}
+
+    def _moving(self, frames: Sequence[np.ndarray], steps: int, batch: int, seed: int) -> np.ndarray:
+        if len(frames):  # each stream begins at another frame
+            return np.stack(
+                [
+                    [self._pixels(as_frame(frames[(t + 5 * n) % len(frames)]))[0] for t in range(steps)]
+                    for n in range(batch)
+                ]
+            )
+        from effvision.models.tsm.clips import render_clip
+
+        height, width = self.metadata.preprocess["size"]
+        names = ("left", "closer", "clockwise", "shake")
+        clips = [
+            render_clip(names[n % 4], frames=steps, size=(height, width), fps=self.fps or 12.0, seed=seed + n)
+            for n in range(batch)
+        ]
+        return np.stack(clips).transpose(0, 1, 4, 2, 3).astype(np.float32)
 
     def example_updates(self, count: int, *, seed: int) -> Iterator[np.ndarray]:
         """Yield frames (240, 320, 3) uint8 RGB of a rendered moving picture."""

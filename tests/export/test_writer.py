@@ -285,3 +285,10 @@ def test_a_lost_or_swapped_state_is_caught(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="differs from PyTorch: `state_"):
         broken.export(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_real_frames_take_part_in_the_check(shared: Path, tmp_path: Path) -> None:
+    clip = shared / "data/video/intel/classroom.mp4"
+    examples = model().example_inputs("step", steps=4, batch=1, seed=0, frames=[np.full((40, 50, 3), 7, np.uint8)])
+    assert [float(inputs["frame"].std()) == 0.0 for inputs in examples] == [False, False, True, True]
+    assert model().export(tmp_path / "m.onnx", frames=clip).check["steps"] == 16
