@@ -48,6 +48,7 @@ __all__ = [
     "gemm_rate",
     "in_fresh_process",
     "interleave",
+    "main",
     "parser",
     "resident_mb",
     "show",
@@ -371,3 +372,13 @@ def _facts(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(_facts(item) for item in value)
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def main(measure: Callable[[argparse.Namespace], tuple[list[Figure], dict[str, Any]]], text: str) -> int:
+    """Run a script: measure, print, and return 0 even where a limit is missed, since what failed is in the table."""
+    options = parser(text).parse_args()
+    use_threads()
+    machine = describe()
+    figures, details = measure(options)
+    show(figures, machine, details, options)
+    return 0

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _machine import Figure, describe, parser, show, use_threads
+from _machine import Figure, main
 
 from effvision.cards import Card, list_cards
 from effvision.predictor import Predictor
@@ -82,15 +82,5 @@ def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
     return figures, details
 
 
-def main() -> int:
-    """Measure, print, and return 0 even where a limit is missed: what failed is in the table."""
-    options = parser(__doc__ or "").parse_args()
-    use_threads()
-    machine = describe()
-    figures, details = measure(options)
-    show(figures, machine, details, options)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(measure, __doc__ or ""))

@@ -42,15 +42,13 @@ from _machine import (
     Figure,
     Times,
     count_multiply_adds,
-    describe,
     floor_ratio,
     gemm,
     gemm_rate,
     in_fresh_process,
     interleave,
-    parser,
+    main,
     resident_mb,
-    show,
     use_threads,
 )
 from baselines.tsm import OnlineMobileNetV2
@@ -385,15 +383,5 @@ def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
     return figures, details
 
 
-def main() -> int:
-    """Measure, print, and return 0 even where a limit is missed: what failed is in the table."""
-    options = parser(__doc__ or "").parse_args()
-    use_threads()
-    machine = describe()
-    figures, details = measure(options)
-    show(figures, machine, details, options)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(measure, __doc__ or ""))
