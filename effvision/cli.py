@@ -266,7 +266,8 @@ def _run_stream(model: Any, options: argparse.Namespace, given: dict[str, Any]) 
             if options.json:
                 _emit(result.to_dict())
             elif result.settled and result.label != shown:
-                print(f"{result.timestamp or 0.0:8.2f} s  {result.label}  {result.score:.2f}", flush=True)
+                when = f"frame {result.index:4}" if result.timestamp is None else f"{result.timestamp:8.2f} s"
+                print(f"{when}  {result.label}  {result.score:.2f}", flush=True)
                 shown = result.label
     _say(f"{count} frames, {fresh} steps of the network, {total_ms / max(1, fresh):.1f} ms a step ({model!r})")
     return 0

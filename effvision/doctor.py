@@ -310,10 +310,10 @@ def check_cache(folder: Path) -> Check:
 def check_cameras(folder: Path = Path("/dev"), *, system: str = sys.platform) -> Check:
     """Cameras this user may open (Linux: `/dev/video*`)."""
     if not system.startswith("linux"):
-        return Check("cameras", None, f"not looked for on {system}", "effvision run CARD 0 tries the first camera")
+        return Check("cameras", None, f"not looked for on {system}")
     devices = sorted(folder.glob("video*"))
     if not devices:
-        return Check("cameras", None, "none found", "files, folders and addresses work without one")
+        return Check("cameras", None, "none found", "files and folders work without one")
     closed = [device for device in devices if not os.access(device, os.R_OK | os.W_OK)]
     if closed:
         hint = 'usermod -aG video "$USER" as root, then log in again'

@@ -225,7 +225,8 @@ class Predictor(ABC):
         The source is opened and the options are checked by this call, not at the first result.
 
         Args:
-            source: What `effvision.sources.open_source` takes.
+            source: What `effvision.sources.open_source` takes. Frames without a clock (arrays, images, iterables opened without
+                `fps`) are taken to come at the rate the model was trained at.
             images: Keep the frame in `result.image`, so that `result.plot()` works; switch off before collecting a long stream.
             **options: The family's session options.
 

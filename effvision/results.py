@@ -30,6 +30,10 @@ class Timing:
         """Sum of the three."""
         return self.prepare_ms + self.run_ms + self.finish_ms
 
+    def __add__(self, other: Timing) -> Timing:
+        """Milliseconds of two updates together."""
+        return Timing(self.prepare_ms + other.prepare_ms, self.run_ms + other.run_ms, self.finish_ms + other.finish_ms)
+
     def to_dict(self) -> dict[str, float]:
         """Return the milliseconds by name, `total_ms` included, rounded to a microsecond."""
         names = ("prepare_ms", "run_ms", "finish_ms", "total_ms")

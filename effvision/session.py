@@ -71,7 +71,9 @@ class Session:
         return self._end(outputs, Timing(prepare_ms=(prepared - started) * 1e3, run_ms=(ran - prepared) * 1e3))
 
     def reset(self, reason: str = "reset") -> None:
-        """Forget everything seen; the options stay. The next result says `reason`."""
+        """Forget everything seen; the options stay. The next result says `reason`, a short text."""
+        if not isinstance(reason, str):
+            raise InputError(f"`reason` must be text; got {type(reason).__name__}")
         self.state = self.predictor.initial_state()
         self.memory = type(self.memory).from_dict(self._fresh)
         self.memory.reset_reason = reason

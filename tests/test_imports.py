@@ -45,6 +45,7 @@ TORCH_AT_TOP = (
     "effvision.models.*.backbones",
     "effvision.models.*.nonlocal_block",
     "effvision.models.*.residuals",
+    "effvision.models.*.time",
     "effvision.models.*.graphs",
     "effvision.models.*.convert",
     "effvision.models.*.recipe*",

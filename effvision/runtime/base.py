@@ -53,6 +53,11 @@ class Runtime(ABC):
             StateError: the state does not fit the graph or the inputs' batch.
             RuntimeFailure: the back end failed.
         """
+        wanted = [tensor.name for tensor in self.graphs[graph].inputs]
+        if set(arrays) != set(wanted) or not isinstance(state, State):
+            raise ShapeError(
+                f"graph `{graph}` takes {wanted} and a State; got {sorted(arrays)} and {type(state).__name__}"
+            )
         for tensor in self.graphs[graph].inputs:
             self._fits(tensor, tuple(arrays[tensor.name].shape))
             if (kind := str(arrays[tensor.name].dtype).removeprefix("torch.")) != tensor.dtype:

@@ -79,7 +79,10 @@ class OnnxRuntime(Runtime):
 def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None) -> Any:
     """Open an `onnxruntime.InferenceSession` on exactly one device; arguments and errors as `OnnxRuntime.load`."""
     ort = require("onnxruntime", extra="onnx")
-    provider = _PROVIDERS.get(device.split(":")[0])
+    kind, _, number = device.partition(":")
+    provider = _PROVIDERS.get(kind)
+    if provider and number and not (number.isdecimal() and kind in ("cuda", "tensorrt")):
+        raise InputError(f"`device` {device!r}: only cuda and tensorrt are numbered, as in 'cuda:1'")
     if provider is None or provider not in ort.get_available_providers():
         have = [name for name, value in _PROVIDERS.items() if value in ort.get_available_providers()]
         raise InputError(
@@ -99,7 +102,8 @@ def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", 
             raise ModelFileError(f"{path} is empty: a download or copy that was cut short?")
         model = str(path)
     try:
-        session = ort.InferenceSession(model, options, providers=[provider])
+        chosen = (provider, {"device_id": int(number)}) if number else provider
+        session = ort.InferenceSession(model, options, providers=[chosen])
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise ModelFileError(f"{where} is no ONNX file that onnxruntime {ort.__version__} can read: {error}") from error
     if session.get_providers()[0] != provider:

@@ -87,12 +87,14 @@ class ArraySource(Source):
         rate = fps if fps is not None else (DEFAULT_FPS if len(self._pictures) > 1 else None)
         super().__init__("array", fps=rate, count=len(self._pictures))
         self._color: Color = color
+        self._clocked = fps is not None
 
     def _frames(self) -> Iterator[Frame]:
         for index, picture in enumerate(self._pictures):
             if self._closed:
                 return
-            yield Frame(as_frame(picture, color=self._color), index, index / (self.fps or DEFAULT_FPS), self.name)
+            image, seconds = as_frame(picture, color=self._color), index / (self.fps or DEFAULT_FPS)
+            yield Frame(image, index, seconds, self.name, clocked=self._clocked)
 
 
 class IterableSource(Source):
@@ -116,11 +118,14 @@ class IterableSource(Source):
     def _frame(self, index: int, item: object) -> Frame:
         try:
             if isinstance(item, Frame):
-                return Frame(as_frame(item.image), item.index, _seconds(item.timestamp), item.source)
+                return Frame(
+                    as_frame(item.image), item.index, _seconds(item.timestamp), item.source, clocked=item.clocked
+                )
             if isinstance(item, tuple):
                 picture, timestamp = self._pair(item)
                 return Frame(as_frame(picture, color=self._color), index, timestamp, self.name)
-            return Frame(as_frame(item, color=self._color), index, index / (self.fps or DEFAULT_FPS), self.name)
+            image, seconds = as_frame(item, color=self._color), index / (self.fps or DEFAULT_FPS)
+            return Frame(image, index, seconds, self.name, clocked=self._fps_given)
         except InputError as error:
             raise type(error)(f"item {index} of the iterable: {error}") from error
 

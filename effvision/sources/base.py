@@ -26,6 +26,8 @@ class Frame:
         image: (H, W, 3) uint8 RGB, contiguous. Belongs to the reader: nothing else writes to it.
         index: Place in its source, from 0.
         timestamp: Seconds since the first frame of its source.
+        clocked: Whether that is known. False for arrays, iterables and images opened without `fps`: their timestamps assume
+            30 frames a second, and a session takes each frame as the next one at its network's own rate.
         source: Identity of the stream it belongs to. When it changes, so has the scene: a session starts afresh.
     """
 
@@ -33,6 +35,7 @@ class Frame:
     index: int
     timestamp: float
     source: str
+    clocked: bool = True
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

@@ -19,7 +19,7 @@ from effvision.errors import SourceError
 from effvision.sources.base import DEFAULT_FPS, Frame, Source
 from effvision.sources.sniff import IMAGE_SUFFIXES, VIDEO_SUFFIXES, looks_like_image, why_no_video
 
-__all__ = ["FrameClock", "ImageFiles", "VideoFile", "VideoFiles", "open_path", "open_paths", "read_image"]
+__all__ = ["ContainerClock", "ImageFiles", "VideoFile", "VideoFiles", "open_path", "open_paths", "read_image"]
 
 _ENOUGH = 0.9  # of the frames a container states; fewer means the file is cut short or damaged
 _PLAUSIBLE_FPS = 1000.0
@@ -85,7 +85,7 @@ def open_paths(paths: Iterable[str | Path], *, fps: float | None = None) -> Sour
     return _open_files("list of files", files, fps=fps, described="the list")
 
 
-class FrameClock:
+class ContainerClock:
     """Seconds since the first frame: the container's own times while they rise, steps of 1 / fps from then on.
 
     Attributes:
@@ -141,7 +141,7 @@ class VideoFile(Source):
     def _frames(self) -> Iterator[Frame]:
         cv2 = import_cv2()
         capture, self._fresh = self._fresh or self._open(), None
-        clock = FrameClock(self._stated_fps)
+        clock = ContainerClock(self._stated_fps)
         index = 0
         try:
             while not self._closed:
@@ -185,7 +185,7 @@ class VideoFile(Source):
         if capture in self._captures:
             self._captures.remove(capture)
 
-    def _check_complete(self, frames: int, clock: FrameClock) -> None:
+    def _check_complete(self, frames: int, clock: ContainerClock) -> None:
         if frames == 0:
             stated = "" if self.count is None else f"; it states {self.count}"
             raise SourceError(f"{self.name} gave no frame that decodes{stated}")
@@ -224,12 +224,14 @@ class ImageFiles(Source):
         rate = fps if fps is not None else (DEFAULT_FPS if len(paths) > 1 else None)
         super().__init__(name, fps=rate, count=len(paths))
         self._paths = paths
+        self._clocked = fps is not None
 
     def _frames(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
             if self._closed:
                 return
-            yield Frame(read_image(path), index, index / (self.fps or DEFAULT_FPS), self.name)
+            seconds = index / (self.fps or DEFAULT_FPS)
+            yield Frame(read_image(path), index, seconds, self.name, clocked=self._clocked)
 
 
 def _open_file(path: Path, *, fps: float | None) -> Source:

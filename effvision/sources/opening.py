@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effvision.errors import DTypeError, SourceError
+from effvision.errors import DTypeError, InputError, SourceError
 from effvision.sources.arrays import (
     ArraySource,
     Color,
@@ -49,6 +49,8 @@ def open_source(x: object, *, fps: float | None = None, color: Color = "rgb") ->
     check_color(color)
     rate = None if fps is None else check_fps(fps)
     if isinstance(x, Source):
+        if rate is not None or color != "rgb":
+            raise InputError("this source is open already: give `fps` and `color` where it was opened")
         return x
     if isinstance(x, str) and _ADDRESS.match(x):
         raise SourceError(_live(f"the address {x}"))

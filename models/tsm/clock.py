@@ -16,7 +16,7 @@ class FrameClock:
         max_gap_s: A longer silence breaks the stream.
         last_s: Timestamp of the last frame seen, due or not.
         due_s: When the next frame is due.
-        interval_s: Shortest recent spacing of the source's frames.
+        interval_s: Last spacing of the source's frames.
     """
 
     period_s: float | None

@@ -50,7 +50,7 @@ def from_reference(
         InputError: the settings do not go together.
     """
     tensors = canonical_keys(state_dict)
-    if "head.weight" not in tensors:
+    if "head.weight" not in tensors or tensors["head.weight"].ndim != 2:
         raise CheckpointError(
             f"no last layer ({', '.join(_HEADS)}) among {len(tensors)} keys such as {_some(tensors)}: not a TSM checkpoint"
         )
@@ -102,6 +102,8 @@ def canonical_keys(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     import torch
 
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f"a checkpoint maps names to tensors; got {type(state_dict).__name__}")
     inner = state_dict.get("state_dict", state_dict)
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"`state_dict` must map names to tensors; got {type(inner).__name__}")
@@ -109,7 +111,17 @@ def canonical_keys(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     for key, value in inner.items():
         if not isinstance(key, str) or not hasattr(value, "shape"):
             raise CheckpointError(f"`state_dict` must map names to tensors; `{key}` is {type(value).__name__}")
-        tensors[_canonical(key)] = torch.as_tensor(value)
+        name = _canonical(key)
+        if name in tensors:
+            raise CheckpointError(
+                f"the checkpoint holds `{name}` twice, the second time as `{key}`: which one is meant?"
+            )
+        try:
+            tensors[name] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"`{key}` is no array of numbers ({error})") from error
+        if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
+            raise CheckpointError(f"`{key}` holds NaN or infinity: the checkpoint is damaged, or its training diverged")
     return tensors
 
 

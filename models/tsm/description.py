@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from effvision.errors import ModelFileError
+from typing import Any
+
+from effvision.errors import InputError, ModelFileError
 from effvision.metadata import Metadata
 from effvision.models.tsm.smoothing import Smoothing
 
-__all__ = ["check_description"]
+__all__ = ["check_description", "check_settings"]
 
 
 def check_description(metadata: Metadata) -> None:
@@ -34,3 +36,31 @@ def check_description(metadata: Metadata) -> None:
             f"the description of this TSM model contradicts itself: input {list(shape)} for pictures of {height}x{width}, "
             f"{classes} outputs for {len(metadata.labels)} labels, options {sorted(metadata.options)}"
         )
+
+
+def check_settings(labels: Any, size: Any, short_side: Any, mean: Any, std: Any) -> None:
+    """Check what a user says of a network of his own.
+
+    Raises:
+        InputError: a setting is of the wrong kind or out of range.
+    """
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise InputError(f"`labels` must be class names; got {labels!r:.100}")
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(whole, size)):
+        raise InputError(f"`size` must be (height, width) in pixels; got {size!r:.100}")
+    if short_side is not None and not (whole(short_side) and short_side >= max(size)):
+        raise InputError(
+            f"`short_side` must be {max(size)} pixels or more, so that {size} can be cropped; got {short_side!r:.100}"
+        )
+    for name, values, least in (("mean", mean, None), ("std", std, 0)):
+        numbers = (
+            isinstance(values, (tuple, list)) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)
+        )
+        if not numbers or (least is not None and min(values) <= least):
+            raise InputError(
+                f"`{name}` must be three numbers, one per RGB channel{', above 0' * (name == 'std')}; got {values!r:.100}"
+            )

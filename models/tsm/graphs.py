@@ -46,17 +46,17 @@ class ClipGraph(_Graph):
         return self.network(frames.reshape(clip.shape))  # type: ignore[no-any-return]
 
 
-def step_spec(network: TemporalNetwork, height: int, width: int, classes: int) -> GraphSpec:
+def step_spec(network: TemporalNetwork, height: int, width: int) -> GraphSpec:
     """Describe `StepGraph` for frames of `height` x `width` pixels."""
     states = tuple(
         StateSpec(f"state_{index}", f"state_in_{index}", f"state_out_{index}", shape)
         for index, shape in enumerate(network.state_shapes(height, width))
     )
     frame = TensorSpec("frame", ("batch", 3, height, width))
-    return GraphSpec("step", (frame,), (TensorSpec("logits", ("batch", classes)),), states)
+    return GraphSpec("step", (frame,), (TensorSpec("logits", ("batch", network.outputs(height, width))),), states)
 
 
-def clip_spec(network: TemporalNetwork, height: int, width: int, classes: int) -> GraphSpec:
+def clip_spec(network: TemporalNetwork, height: int, width: int) -> GraphSpec:
     """Describe `ClipGraph` for clips of the network's own number of frames."""
     clip = TensorSpec("clip", ("batch", network.frames, 3, height, width))
-    return GraphSpec("clip", (clip,), (TensorSpec("logits", ("batch", classes)),))
+    return GraphSpec("clip", (clip,), (TensorSpec("logits", ("batch", network.outputs(height, width))),))

@@ -4,15 +4,13 @@ Lin, Gan and Han, "TSM: Temporal Shift Module for Efficient Video Understanding"
 Shift Module for Efficient and Scalable Video Understanding on Edge Devices", PAMI 2020.
 
 One definition serves three uses: a bidirectional clip, a causal clip, and a stream of single frames. A shift site does not
-know which: it asks the `_Time` that the network put in place around the call, so the 2D network stays untouched inside.
+know which: it asks the time that the network put in place around the call (`time.py`). The 2D network stays untouched.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -22,84 +20,11 @@ from effvision.errors import InputError, ShapeError, StateError, StreamingError
 from effvision.models.tsm.backbones import build_backbone
 from effvision.models.tsm.nonlocal_block import NonLocalBlock
 from effvision.models.tsm.residuals import residual_convolutions
-from effvision.ops.temporal_shift import causal_shift, stream_shift, temporal_pool, temporal_shift
+from effvision.models.tsm.time import Clip, Direction, Probe, Stream, current, during
+from effvision.ops.temporal_shift import temporal_pool
 from effvision.state import State
 
 __all__ = ["Direction", "TemporalNetwork", "build", "insert_temporal_shift", "randomise"]
-
-Direction = Literal["bidirectional", "causal", "none"]
-
-
-class _Time:
-    """How frames relate during one call of the network; kept per thread, never on a module."""
-
-    def shift(self, x: Tensor, fold: int) -> Tensor:
-        """Shift the features (N*T, C, H, W) that reach one site; called once per site, in a fixed order."""
-        raise StreamingError("this layer works on a whole clip")
-
-    @property
-    def frames(self) -> int:
-        """Frames per clip at this depth."""
-        raise StreamingError(
-            "a layer that looks at the whole clip (non-local, temporal pool) cannot work frame by frame"
-        )
-
-
-class _Clip(_Time):
-    def __init__(self, frames: int, direction: Direction) -> None:
-        self._frames = frames
-        self._shift = temporal_shift if direction == "bidirectional" else causal_shift
-
-    def shift(self, x: Tensor, fold: int) -> Tensor:
-        return self._shift(x, frames=self._frames, fold=fold)
-
-    @property
-    def frames(self) -> int:
-        return self._frames
-
-    def halve(self) -> None:
-        self._frames = (self._frames + 1) // 2
-
-
-class _Stream(_Time):
-    def __init__(self, held: Sequence[Tensor]) -> None:
-        self._held = iter(held)
-        self.kept: list[Tensor] = []
-
-    def shift(self, x: Tensor, fold: int) -> Tensor:
-        held = next(self._held, None)
-        if held is None:
-            raise StateError(f"the state holds {len(self.kept)} arrays, fewer than the network has shift sites")
-        y, keep = stream_shift(x, held)
-        self.kept.append(keep)
-        return y
-
-
-class _Probe(_Time):
-    """Records the shapes of the channels each site would hold."""
-
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-
-    def shift(self, x: Tensor, fold: int) -> Tensor:
-        self.shapes.append((x.shape[1] // fold, *x.shape[2:]))
-        return x
-
-    @property
-    def frames(self) -> int:
-        return 1
-
-
-_time: ContextVar[_Time] = ContextVar("effvision_tsm_time")
-
-
-@contextmanager
-def _during(time: _Time) -> Iterator[None]:
-    token = _time.set(time)
-    try:
-        yield
-    finally:
-        _time.reset(token)
 
 
 class ShiftSite(nn.Module):
@@ -112,7 +37,7 @@ class ShiftSite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N*T, C, H, W) -> what `net` gives for the shifted features."""
-        time = _time.get(None)
+        time = current.get(None)
         if time is None:
             raise InputError("a network with temporal shift is called through its TemporalNetwork, not by itself")
         return self.net(time.shift(x, self.fold))  # type: ignore[no-any-return]
@@ -131,9 +56,9 @@ class PoolSite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N*T, C, H, W) -> what `net` gives for (N*ceil(T/2), C, H, W)."""
-        time = _time.get()
+        time = current.get()
         x = temporal_pool(x, frames=time.frames)
-        cast(_Clip, time).halve()
+        cast("Clip | Probe", time).halve()
         return self.net(x)  # type: ignore[no-any-return]
 
 
@@ -147,7 +72,7 @@ class NonLocalSite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N*T, C, H, W) -> (N*T, C', H', W')."""
-        return self.nl(self.block(x), frames=_time.get().frames)  # type: ignore[no-any-return]
+        return self.nl(self.block(x), frames=current.get().frames)  # type: ignore[no-any-return]
 
 
 class TemporalNetwork(nn.Module):
@@ -183,8 +108,8 @@ class TemporalNetwork(nn.Module):
         """Return the logits of each frame, (N, T, 3, H, W) -> (N, T', K); T' is half of T after a temporal pool."""
         if clip.ndim != 5:
             raise ShapeError(f"`clip` must be (N, T, 3, H, W); got {tuple(clip.shape)}")
-        time = _Clip(clip.shape[1], self.direction)
-        with _during(time):
+        time = Clip(clip.shape[1], self.direction)
+        with during(time):
             logits = self.network(clip.flatten(0, 1))  # (N*T', K)
         return logits.reshape(clip.shape[0], time.frames, -1)  # type: ignore[no-any-return]
 
@@ -205,14 +130,22 @@ class TemporalNetwork(nn.Module):
         )
 
     def state_shapes(self, height: int, width: int) -> list[tuple[int, ...]]:
-        """Shapes (C', H', W') held by each site, found by a pass of a hollow copy that computes nothing (meta tensors)."""
+        """Shapes (C', H', W') held by each site for frames of `height` x `width` pixels."""
+        return self._hollow_pass(height, width)[0]
+
+    def outputs(self, height: int, width: int) -> int:
+        """K, the number of logits the network gives for a frame of `height` x `width` pixels."""
+        return int(self._hollow_pass(height, width)[1].shape[-1])
+
+    def _hollow_pass(self, height: int, width: int) -> tuple[list[tuple[int, ...]], Tensor]:
+        """Send a frame through a copy of the network that computes nothing (meta tensors); safe beside other threads."""
         # the copy takes no memory: every tensor it meets is already answered for in the memo of deepcopy
         tensors = [*self.network.parameters(), *self.network.buffers()]
         hollow = copy.deepcopy(self.network, {id(tensor): _hollow(tensor) for tensor in tensors}).eval()
-        probe = _Probe()
-        with _during(probe), torch.no_grad():
-            hollow(torch.zeros((1, 3, height, width), device="meta", dtype=next(self.parameters()).dtype))
-        return probe.shapes
+        probe = Probe()
+        with during(probe), torch.no_grad():
+            out = hollow(torch.zeros((1, 3, height, width), device="meta", dtype=next(self.parameters()).dtype))
+        return probe.shapes, out
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
         """Advance every stream by one frame.
@@ -238,8 +171,8 @@ class TemporalNetwork(nn.Module):
 
     def advance(self, frame: Tensor, held: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Do what `step` does with bare tensors in the order of the sites and no checks: the part that is traced for export."""
-        time = _Stream(held)
-        with _during(time):
+        time = Stream(held)
+        with during(time):
             logits = self.network(frame)
         if len(time.kept) != len(held):
             raise StateError(f"the state holds {len(held)} arrays but the network has {len(time.kept)} shift sites")
@@ -303,7 +236,14 @@ def insert_temporal_shift(
     if fold < 2 or frames < 1:
         raise InputError(f"`fold` must be 2 or more and `frames` 1 or more; got fold={fold}, frames={frames}")
     if direction != "none":
-        for name in residual_convolutions(network) if sites is None else sites:
+        names = residual_convolutions(network) if sites is None else list(sites)
+        modules = dict(network.named_modules())
+        for name in names:  # before anything is touched
+            if name not in modules or not name:
+                raise InputError(f"the network has no module named {name!r}; see `network.named_modules()`")
+            if names.count(name) > 1:
+                raise InputError(f"`sites` names {name!r} twice; a site shifts once")
+        for name in names:
             _replace(network, name, lambda module: ShiftSite(module, fold))
     return TemporalNetwork(network, frames=frames, direction=direction)
 
@@ -341,6 +281,11 @@ def build(
     Raises:
         InputError: a value is not among those above, or two of them do not go together.
     """
+    if not isinstance(backbone, str):
+        raise InputError(f"`backbone` must be a name; got {type(backbone).__name__}")
+    for what, number in (("classes", classes), ("frames", frames), ("fold", fold)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise InputError(f"`{what}` must be a whole number, 1 or more; got {number!r}")
     residual = backbone.startswith("resnet")
     if place not in ("blockres", "block"):
         raise InputError(f"`place` must be 'blockres' or 'block'; got {place!r}")
@@ -396,9 +341,6 @@ def _mobilenet_sites(network: nn.Module, every_block: bool) -> list[str]:
 
 
 def _replace(network: nn.Module, name: str, wrap: Any) -> None:
-    try:
-        module = network.get_submodule(name)
-    except AttributeError as error:
-        raise InputError(f"the network has no module named {name!r}; see `network.named_modules()`") from error
+    module = network.get_submodule(name)
     parent, _, last = name.rpartition(".")
     setattr(network.get_submodule(parent), last, wrap(module))

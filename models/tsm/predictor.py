@@ -21,16 +21,16 @@ from effvision.errors import InputError, StateError, StreamingError
 from effvision.host.image import resize_crop
 from effvision.metadata import Metadata
 from effvision.models.tsm.clock import FrameClock
-from effvision.models.tsm.description import check_description
+from effvision.models.tsm.description import check_description, check_settings
 from effvision.models.tsm.memory import TSMMemory, positive, sound, where
 from effvision.models.tsm.sampling import dense_indices, uniform_indices
-from effvision.models.tsm.smoothing import Smoothing
+from effvision.models.tsm.smoothing import Smoothing, softmax
 from effvision.predictor import Memory, Predictor
 from effvision.results import Classification, Timing
 from effvision.runtime import Runtime
 from effvision.session import Session
 from effvision.sources import Frame, as_frame, open_source
-from effvision.state import Array
+from effvision.state import Array, State
 
 if TYPE_CHECKING:
     from effvision.models.tsm.network import TemporalNetwork
@@ -92,7 +92,14 @@ class TSM(Predictor):
             mean: Per RGB channel, of values 0..1.
             std: Per RGB channel, of values 0..1.
             device: Of PyTorch.
+
+        Raises:
+            InputError: a setting is out of range, or there are not as many labels as the network has outputs.
         """
+        check_settings(labels, size, short_side, mean, std)
+        positive("fps", fps)
+        if (found := network.outputs(*size)) != len(labels):
+            raise InputError(f"the network has {found} outputs, but {len(labels)} labels were given")
         preprocess = {"short_side": short_side, "size": list(size), "mean": list(mean), "std": list(std)}
         options = {"fps": fps, "sampling": "uniform"}
         return cls._from_parts(network, tuple(labels), preprocess, options, device=device)
@@ -149,7 +156,7 @@ class TSM(Predictor):
         height, width = preprocess["size"]
         streams = network.streams
         graph = (StepGraph if streams else ClipGraph)(network, preprocess["mean"], preprocess["std"])
-        spec = (step_spec if streams else clip_spec)(network, height, width, len(labels))
+        spec = (step_spec if streams else clip_spec)(network, height, width)
         options = {"direction": network.direction, "frames": network.frames, **options}
         metadata = Metadata(
             family=cls.family,
@@ -173,8 +180,7 @@ class TSM(Predictor):
     @property
     def fps(self) -> float | None:
         """Frames per second the weights were trained at; None if unknown."""
-        rate = self.metadata.options.get("fps")
-        return None if rate is None else float(rate)
+        return None if (rate := self.metadata.options.get("fps")) is None else float(rate)
 
     @property
     def settle(self) -> int:
@@ -191,7 +197,8 @@ class TSM(Predictor):
 
         Causal weights stream over it from a fresh session at the rate they were trained at, and the frames' logits are averaged
         (ICCV 2019, section 3.4); others sample their frames as the reference does when testing. A single picture is a
-        stream of one frame, or a clip of that frame repeated.
+        stream of one frame, or a clip of that frame repeated. Frames without a clock (arrays, images, iterables opened without
+        `fps`) are taken to come at the rate the weights were trained at.
 
         Args:
             inputs: A video, picture, folder or glob; an array (T, H, W, 3) or (H, W, 3) uint8 RGB; a PIL image; a tensor;
@@ -202,7 +209,8 @@ class TSM(Predictor):
             InputError: it holds no frame, or frames that cannot be used.
         """
         with open_source(inputs) as source:
-            return self._predict_stream(source) if self.streams else self._predict_clip(source)
+            causal = self.metadata.options["direction"] == "causal" and self.streams
+            return self._predict_stream(source) if causal else self._predict_clip(source)
 
     def initial_memory(  # type: ignore[override]  # named options instead of the template's **options
         self,
@@ -280,7 +288,7 @@ class TSM(Predictor):
 
     def frame_options(self, frame: Frame) -> dict[str, Any]:
         """Pass a source's own clock and identity on."""
-        return {"timestamp": frame.timestamp, "source": frame.source}
+        return {"timestamp": frame.timestamp if frame.clocked else None, "source": frame.source}
 
     def example_inputs(
         self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[np.ndarray] = ()
@@ -325,7 +333,7 @@ class TSM(Predictor):
 
     @classmethod
     def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
-        """Render a clip of a few seconds at 320x240 that goes through several motions; a video file."""
+        """Render a clip of a few seconds at 480x360 that goes through every motion; a video file."""
         from effvision.models.tsm.sample import write_sample
 
         return write_sample(path, seed=seed)
@@ -339,7 +347,14 @@ class TSM(Predictor):
         return np.ascontiguousarray(small.transpose(2, 0, 1)[None], dtype=np.float32)
 
     def _answer(self, logits: np.ndarray, mean: np.ndarray, chosen: int) -> Classification:
-        return Classification(labels=self.labels, scores=_softmax(mean), logits=logits, chosen=chosen)
+        return Classification(labels=self.labels, scores=softmax(mean), logits=logits, chosen=chosen)
+
+    def _clip_logits(self, frames: np.ndarray) -> np.ndarray:
+        """Logits (K,) of one sampled clip (T, 3, H, W); without shift its frames are judged one by one."""
+        if "clip" in self.metadata.graphs:
+            return np.asarray(self.runtime.run("clip", {"clip": frames[None]})["logits"][0])
+        steps = [self.runtime.step({"frame": frame[None]}, State())[0]["logits"][0] for frame in frames]
+        return np.mean(steps, axis=0)  # type: ignore[no-any-return]
 
     def _predict_stream(self, source: Any) -> Classification:
         session = Session(self, self.initial_memory(smoothing=None), self.initial_state())
@@ -356,7 +371,7 @@ class TSM(Predictor):
             raise InputError("the input holds no frame")
         mean = (total / steps).astype(np.float32)
         answer = self._answer(mean, mean, int(mean.argmax()))
-        return answer.replace(timing=_sum(times), timestamp=last.timestamp, index=last.index, settled=settled)
+        return answer.replace(timing=sum(times, Timing()), timestamp=last.timestamp, index=last.index, settled=settled)
 
     def _predict_clip(self, source: Any) -> Classification:
         started = time.perf_counter()
@@ -377,20 +392,10 @@ class TSM(Predictor):
         read = time.perf_counter()
         total = np.zeros(len(self.labels), np.float64)
         for indices in clips:
-            clip = np.concatenate([frames[index] for index in indices])[None].astype(np.float32)
-            total += self.runtime.run("clip", {"clip": clip})["logits"][0]
+            total += self._clip_logits(np.concatenate([frames[index] for index in indices]).astype(np.float32))
         mean = (total / len(clips)).astype(np.float32)
         timing = Timing(prepare_ms=(read - started) * 1e3, run_ms=(time.perf_counter() - read) * 1e3)
         return self._answer(mean, mean, int(mean.argmax())).replace(timing=timing)
 
 
 PREDICTOR = TSM
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max())
-    return (weights / weights.sum()).astype(np.float32)  # type: ignore[no-any-return]
-
-
-def _sum(times: Sequence[Timing]) -> Timing:
-    return Timing(sum(t.prepare_ms for t in times), sum(t.run_ms for t in times), sum(t.finish_ms for t in times))

@@ -13,7 +13,7 @@ import numpy as np
 
 from effvision.errors import InputError
 
-__all__ = ["JESTER_DEMO", "Smoothing", "SmoothingMemory"]
+__all__ = ["JESTER_DEMO", "Smoothing", "SmoothingMemory", "softmax"]
 
 
 @dataclass
@@ -100,3 +100,9 @@ class Smoothing:
 
 JESTER_DEMO = Smoothing(window=12, masked=(7, 8, 21, 22, 3), merged={0: 2}, confirm=True, start=2)
 """The reference demo's `process_output`: twelve logits summed, some gestures masked, a change confirmed."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Turn logits (K,) into scores (K,) float32 that sum to 1."""
+    weights = np.exp(logits - logits.max())
+    return (weights / weights.sum()).astype(np.float32)  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from effvision.errors import EffvisionError, InputError, SourceError
 from effvision.sources import Source, VideoWriter, as_frame, open_source
-from effvision.sources.files import FrameClock
+from effvision.sources.files import ContainerClock
 
 
 def shade(level: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
@@ -168,7 +168,7 @@ def test_a_file_that_is_plainly_no_video_keeps_the_terminal_clean(
     ],
 )
 def test_container_times_are_used_while_they_rise(container: list[float], expected: list[float]) -> None:
-    clock = FrameClock(4.0)
+    clock = ContainerClock(4.0)
     assert [clock.tick(time) for time in container] == pytest.approx(expected)
 
 
