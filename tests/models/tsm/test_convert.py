@@ -141,3 +141,14 @@ def test_missing_counters_of_batch_normalisation_are_fine_and_a_missing_weight_i
     without.pop("features.3.conv.0.weight")
     with pytest.raises(CheckpointError, match=r"1 keys missing \(`features.3.conv.0.weight`\)"):
         load_weights(network, without)
+
+
+def test_weights_that_are_not_finite_or_come_twice_are_refused() -> None:
+    tensors = published(backbone="mobilenetv2", width=0.35)
+    name = next(iter(tensors))
+    with pytest.raises(CheckpointError, match=f"`{name}` holds NaN or infinity"):
+        canonical_keys({**tensors, name: torch.full_like(tensors[name], float("nan"))})
+    with pytest.raises(CheckpointError, match="twice"):
+        canonical_keys({**tensors, "new_fc.weight": torch.zeros(4, 1280)})
+    with pytest.raises(CheckpointError, match="NoneType"):
+        from_reference(None, backbone="resnet18")  # type: ignore[arg-type]

@@ -249,8 +249,11 @@ def test_a_published_network_of_another_package_becomes_temporal() -> None:
 
 def test_sites_may_be_named_and_must_exist() -> None:
     assert len(insert_temporal_shift(Outsider(), sites=["units.1.narrow"]).sites()) == 1
-    with pytest.raises(InputError, match=r"no module named 'units\.7'"):
-        insert_temporal_shift(Outsider(), sites=["units.7"])
+    network = Outsider()
+    for sites, message in ((["units.1.narrow", "units.7"], r"no module named 'units\.7'"), (["end", "end"], "twice")):
+        with pytest.raises(InputError, match=message):
+            insert_temporal_shift(network, sites=sites)
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 4)  # refused before anything was wrapped
 
 
 def test_a_network_without_residual_branches_is_refused_with_a_way_out() -> None:

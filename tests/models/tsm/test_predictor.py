@@ -282,3 +282,41 @@ def test_the_predictor_never_asks_which_runtime_it_has(model: TSM) -> None:
             return {"logits": np.array([[0, 0, 5, 0]], np.float32), **kept}
 
     assert TSM(Constant(), model.metadata).predict(pictures(3)).label == "c"
+
+
+def test_frames_without_a_clock_are_taken_at_the_networks_own_rate(model: TSM) -> None:
+    """Not at an assumed 30 a second, which would drop two of three and make every motion three times as fast."""
+    frames = pictures(9)
+    session = model.session(smoothing=None)
+    wanted = logits([session.update(frame) for frame in frames])
+    np.testing.assert_allclose(model.predict(frames).logits, wanted.mean(0), rtol=0, atol=1e-5)
+    for source in (frames, list(frames), iter(frames)):
+        results = list(model.stream(source, smoothing=None))
+        assert all(result.fresh and result.timestamp is None for result in results)
+        np.testing.assert_array_equal(logits(results), wanted)
+
+
+def test_a_network_without_shift_predicts_from_sampled_frames_as_the_reference_does() -> None:
+    torch.manual_seed(0)
+    network = randomise(build(4, backbone="mobilenetv2", width=0.25, shift="none")).eval()
+    frame_only = TSM.from_network(network, labels=LABELS, size=(32, 32))
+    frames = pictures(37)
+    sampled = [frame_only.session(smoothing=None).update(frames[index]).logits for index in uniform_indices(37, 8)]
+    np.testing.assert_allclose(frame_only.predict(frames).logits, np.mean(sampled, 0), rtol=0, atol=1e-5)
+    assert len(list(frame_only.stream(frames))) == 37
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": ["a", "b", "c"]}, "has 4 outputs, but 3 labels"),
+        ({"size": (32,)}, "size"),
+        ({"short_side": 16}, "short_side"),
+        ({"std": (0.0, 1.0, 1.0)}, "std"),
+        ({"fps": -1}, "fps"),
+    ],
+)
+def test_what_a_user_says_of_his_own_network_is_checked(settings: dict[str, Any], message: str) -> None:
+    network = build(4, backbone="mobilenetv2", width=0.25, shift="causal")
+    with pytest.raises(InputError, match=message):
+        TSM.from_network(network, **{"labels": LABELS, "size": (32, 32), **settings})
