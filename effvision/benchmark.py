@@ -20,8 +20,10 @@ def time_steps(model: Predictor, *, runs: int = 100, warmup: int = 10) -> dict[s
         `runtime`, `device` (the one really used).
     """
     graph = next(iter(model.metadata.graphs))
-    inputs = list(model.example_inputs(graph, steps=16, batch=1, seed=0))
-    state = model.runtime.initial_state(1, graph=graph)
+    axis = model.metadata.graphs[graph].inputs[0].shape[0]
+    batch = axis if isinstance(axis, int) else 1
+    inputs = list(model.example_inputs(graph, steps=16, batch=batch, seed=0))
+    state = model.runtime.initial_state(batch, graph=graph)
     times = []
     for step in range(warmup + runs):
         started = time.perf_counter()

@@ -258,7 +258,7 @@ def _run(options: argparse.Namespace) -> int:
 def _run_stream(model: Any, options: argparse.Namespace, given: dict[str, Any]) -> int:
     from effvision.sources import open_source
 
-    shown, count, fresh, total_ms = None, 0, 0, 0.0
+    result, shown, count, fresh, total_ms = None, None, 0, 0, 0.0
     with open_source(options.source) as source, _Saver(options.save, source.fps) as saver:
         for result in _progress(model.stream(source, **given), source.count):
             count, fresh, total_ms = count + 1, fresh + result.fresh, total_ms + result.timing.total_ms
@@ -269,6 +269,8 @@ def _run_stream(model: Any, options: argparse.Namespace, given: dict[str, Any]) 
                 when = f"frame {result.index:4}" if result.timestamp is None else f"{result.timestamp:8.2f} s"
                 print(f"{when}  {result.label}  {result.score:.2f}", flush=True)
                 shown = result.label
+    if result is not None and shown is None and not options.json:
+        print(f"{result.label}  {result.score:.2f}  (too few frames to judge motion)", flush=True)
     _say(f"{count} frames, {fresh} steps of the network, {total_ms / max(1, fresh):.1f} ms a step ({model!r})")
     return 0
 

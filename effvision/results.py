@@ -176,6 +176,8 @@ class Classification(Result):
         from effvision.viz import draw_classification
 
         note = f"{self.timing.total_ms:.1f} ms" if self.timing.total_ms else None
+        if not self.settled:
+            note = "too few frames to judge yet"
         best = self.topk(3)
         if best[0][0] != self.label:  # smoothing may hold a label that is not this frame's best
             best = [(self.label, self.score), *[item for item in best if item[0] != self.label]][:3]

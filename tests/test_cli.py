@@ -105,7 +105,7 @@ def test_info_says_what_an_exported_file_is(onnx: str, capsys: pytest.CaptureFix
     assert main(["info", onnx]) == 0
     text = capsys.readouterr().out
     assert "counter-clockwise" in text and "Apache-2.0" in text
-    assert re.search(r"frame\W+1\W+3\W+64\W+64\b", text.replace("x", " "))
+    assert re.search(r"frame\W+1\W+3\W+96\W+96\b", text.replace("x", " "))
     assert re.search(r"^weights_sha256 +[0-9a-f]{64}$", text, re.MULTILINE)
     assert main(["info", onnx, "--json"]) == 0
     (about,) = _lines(capsys.readouterr().out)

@@ -16,7 +16,7 @@ class FrameClock:
         max_gap_s: A longer silence breaks the stream.
         last_s: Timestamp of the last frame seen, due or not.
         due_s: When the next frame is due.
-        interval_s: Last spacing of the source's frames.
+        interval_s: Average spacing of the source's last frames.
     """
 
     period_s: float | None
@@ -29,14 +29,15 @@ class FrameClock:
         """Say `seek` if time went back, `gap` after a long silence, else None."""
         if self.last_s is None:
             return None
-        if now_s < self.last_s:
+        if now_s < self.last_s - (self.period_s or 0.0):  # a camera's clock may tremble
             return "seek"
         return "gap" if now_s - self.last_s > self.max_gap_s else None
 
     def tick(self, now_s: float) -> bool:
         """Take the timestamp of one frame; say whether the network runs on it."""
         if self.last_s is not None and now_s > self.last_s:
-            self.interval_s = now_s - self.last_s
+            spacing = now_s - self.last_s
+            self.interval_s += 0.1 * (spacing - self.interval_s) if self.interval_s else spacing
         first, self.last_s = self.last_s is None, now_s
         if self.period_s is None:
             return True

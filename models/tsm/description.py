@@ -52,9 +52,9 @@ def check_settings(labels: Any, size: Any, short_side: Any, mean: Any, std: Any)
         raise InputError(f"`labels` must be class names; got {labels!r:.100}")
     if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(whole, size)):
         raise InputError(f"`size` must be (height, width) in pixels; got {size!r:.100}")
-    if short_side is not None and not (whole(short_side) and short_side >= max(size)):
+    if short_side is not None and not (whole(short_side) and short_side >= min(size)):
         raise InputError(
-            f"`short_side` must be {max(size)} pixels or more, so that {size} can be cropped; got {short_side!r:.100}"
+            f"`short_side` must be {min(size)} pixels or more, so that {size} can be cropped; got {short_side!r:.100}"
         )
     for name, values, least in (("mean", mean, None), ("std", std, 0)):
         numbers = (

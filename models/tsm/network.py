@@ -241,8 +241,8 @@ def insert_temporal_shift(
         for name in names:  # before anything is touched
             if name not in modules or not name:
                 raise InputError(f"the network has no module named {name!r}; see `network.named_modules()`")
-            if names.count(name) > 1:
-                raise InputError(f"`sites` names {name!r} twice; a site shifts once")
+            if names.count(name) > 1 or any(other.startswith(f"{name}.") for other in names):
+                raise InputError(f"`sites` names {name!r} twice, or something inside it too; a site shifts once")
         for name in names:
             _replace(network, name, lambda module: ShiftSite(module, fold))
     return TemporalNetwork(network, frames=frames, direction=direction)

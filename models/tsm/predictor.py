@@ -280,6 +280,10 @@ class TSM(Predictor):
         held = cast(TSMMemory, memory)
         if arrays is not None:
             logits = np.asarray(arrays["logits"][0], np.float32)
+            if (
+                held.steps == self.settle
+            ):  # what was seen before the network had settled is not averaged into its first answers
+                held.smoothed.logits = []
             held.chosen, mean = held.smoothing.update(logits, held.smoothed)
             held.logits, held.mean, held.steps = logits.tolist(), mean.tolist(), held.steps + 1
         answer = self._answer(np.asarray(held.logits, np.float32), np.asarray(held.mean, np.float32), held.chosen)
@@ -376,7 +380,7 @@ class TSM(Predictor):
     def _predict_clip(self, source: Any) -> Classification:
         started = time.perf_counter()
         frames: list[np.ndarray] = []
-        stride = 1
+        stride, seen = 1, 0
         for seen, frame in enumerate(source):
             if seen % stride == 0:
                 frames.append(self._pixels(as_frame(frame.image)).astype(np.uint8))
@@ -386,13 +390,14 @@ class TSM(Predictor):
             raise InputError("the input holds no frame")
         length = int(self.metadata.options["frames"])
         if self.metadata.options.get("sampling") == "dense":
-            clips = dense_indices(len(frames), length)
+            clips = dense_indices(seen + 1, length)
         else:
-            clips = [uniform_indices(len(frames), length)]
+            clips = [uniform_indices(seen + 1, length)]
         read = time.perf_counter()
         total = np.zeros(len(self.labels), np.float64)
         for indices in clips:
-            total += self._clip_logits(np.concatenate([frames[index] for index in indices]).astype(np.float32))
+            picked = [frames[min(index // stride, len(frames) - 1)] for index in indices]
+            total += self._clip_logits(np.concatenate(picked).astype(np.float32))
         mean = (total / len(clips)).astype(np.float32)
         timing = Timing(prepare_ms=(read - started) * 1e3, run_ms=(time.perf_counter() - read) * 1e3)
         return self._answer(mean, mean, int(mean.argmax())).replace(timing=timing)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from effvision.cards import get_card
 from effvision.errors import CheckpointError, InputError
 from effvision.models.tsm import recipe_train
 from effvision.models.tsm.clips import IGNORED, LABELS
 from effvision.models.tsm.recipe import dry_settings, main
-from effvision.models.tsm.recipe_data import WARM_UP, anchor_of_last_half, batches, labelled_clips
+from effvision.models.tsm.recipe_data import FPS, SIZE, WARM_UP, anchor_of_last_half, batches, labelled_clips
 from effvision.models.tsm.recipe_evaluate import load_motion, measure, wilson
-from effvision.models.tsm.recipe_train import Settings, motion_network, start_from_differences, train
+from effvision.models.tsm.recipe_train import BUILD, Settings, motion_network, start_from_differences, train
 
 SHIPPED = Path(__file__).parents[3] / "weights" / "tsm-mobilenetv2-motion.safetensors"
 
@@ -69,7 +70,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero_twice(tmp_path: Path) -> N
     rates = [recipe_train.learning_rate(step, settings) for step in range(settings.steps)]
     assert rates[0] < 0.02 * settings.rate
     assert max(rates) == pytest.approx(settings.rate)
-    assert [step + 1 for step in range(settings.steps - 1) if rates[step + 1] > 10 * rates[step] > 0] == [2400]
+    assert [step + 1 for step in range(settings.steps - 1) if rates[step + 1] > 10 * rates[step] > 0] == [2400, 3200]
     assert max(rates[2399], rates[3199]) < 1e-4 * settings.rate
 
 
@@ -175,3 +176,11 @@ def test_a_file_that_is_no_weights_is_refused(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no CUDA"):
         main(["train", "--out", str(tmp_path), "--dry-run", "--device", "cuda"])
+
+
+def test_the_card_says_what_the_recipe_trains() -> None:
+    card = get_card("tsm-mobilenetv2-motion")
+    assert dict(card.network) == {**BUILD, "shift": "causal"}
+    assert card.preprocess["size"] == (SIZE, SIZE) or card.preprocess["size"] == [SIZE, SIZE]
+    assert card.options["fps"] == FPS and card.options["settle"] == WARM_UP
+    assert card.labels == LABELS

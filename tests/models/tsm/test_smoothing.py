@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from effvision.cards import get_card
 from effvision.errors import InputError
 from effvision.models.tsm.smoothing import JESTER_DEMO, Smoothing, SmoothingMemory
 
@@ -68,6 +69,10 @@ def test_memory_does_not_grow_and_is_plain_data() -> None:
 
 def test_a_rule_survives_json() -> None:
     assert Smoothing.from_dict(json.loads(json.dumps(JESTER_DEMO.to_dict()))) == JESTER_DEMO
+
+
+def test_the_jester_card_smooths_as_the_demo_does() -> None:
+    assert Smoothing.from_dict(get_card("tsm-mobilenetv2-jester").options["smoothing"]) == JESTER_DEMO
 
 
 def test_a_window_below_one_is_refused() -> None:
