@@ -1,4 +1,4 @@
-"""The command line: `effvision list|info|run|export|bench|sample|doctor`.
+"""The command line: `effvision list|info|run|demo|export|bench|sample|doctor`.
 
 Exit codes: 0 fine, 1 the job failed, 2 wrong use. `--json` prints one JSON object a line on standard output; progress bars and
 messages go to standard error.
@@ -74,12 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", _info, "Say what a card or an exported file is.")
     info.add_argument("model", help="a card's name or an exported .onnx file")
 
-    run = add("run", _run, "Run a model on a video, picture or folder; print its labels as they change.")
+    run = add("run", _run, "Run a model on cameras, videos, pictures or folders; print its labels as they change.")
     add_model(run, files="a checkpoint or an exported .onnx file")
-    run.add_argument("source", help="a video, picture, folder or glob pattern")
     run.add_argument(
-        "--save", metavar="FILE", type=Path, help="write the annotated video (.mp4, .avi) or picture (.jpg, .png)"
+        "source",
+        nargs="+",
+        help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together",
     )
+    run.add_argument(
+        "--save",
+        metavar="FILE",
+        type=Path,
+        help="write the annotated video (.mp4, .avi) or picture (.jpg, .png); for several sources a folder",
+    )
+    run.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
     run.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
     run.add_argument("--every-frame", action="store_true", help="use every frame instead of the rate the weights know")
 
@@ -100,6 +108,20 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("model", nargs="?", help="a card's name (default: the first)")
     sample.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write, such as sample.mp4")
     sample.add_argument("--seed", type=_natural, default=0, help="another seed, another picture (default: 0)")
+
+    demo = add("demo", _demo, "Serve the live page: camera, files and samples in the browser.")
+    demo.add_argument(
+        "model", nargs="?", default="tsm-mobilenetv2-motion", help="a card (default: tsm-mobilenetv2-motion)"
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for the whole network (default: this machine only)")
+    demo.add_argument("--port", type=_natural, default=7860, help="0 takes a free one (default: 7860)")
+    demo.add_argument(
+        "--certificate",
+        nargs=2,
+        metavar=("CERT.pem", "KEY.pem"),
+        help="serve https: browsers give a page on another machine no camera without it",
+    )
+    demo.add_argument("--browser", action="store_true", help="open it in this machine's browser")
 
     add(
         "doctor",
@@ -175,7 +197,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    about = _about_file(Path(options.model)) if options.model.endswith(".onnx") else _about_card(options.model)
+    about = _about_file(Path(options.model)) if options.model.lower().endswith(".onnx") else _about_card(options.model)
     if options.json:
         _emit(about)
         return 0
@@ -236,123 +258,34 @@ def _about_file(path: Path) -> dict[str, Any]:
     return {"file": str(path), "bytes": path.stat().st_size, **tensors, **data}
 
 
-# -- run -----------------------------------------------------------------------------------------------------------------------
+# -- run, demo -----------------------------------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.save is not None:
-        _check_save(options.save)
-    model = _load(options)
-    given: dict[str, Any] = {}
-    if options.every_frame:
-        given["fps"] = None
-    if options.smooth:
-        given["smoothing"] = options.smooth
-    if given and not model.streams:
-        raise InputError(
-            f"--smooth and --every-frame are for streams; {options.model} judges whole clips: leave them out"
-        )
-    return _run_stream(model, options, given) if model.streams else _run_whole(model, options)
+    from effvision.running import check, run
+
+    check(options)
+    return run(_load(options), options)
 
 
-def _run_stream(model: Any, options: argparse.Namespace, given: dict[str, Any]) -> int:
-    from effvision.sources import open_source
+def _demo(options: argparse.Namespace) -> int:
+    from effvision.demos.server import Server
 
-    result, shown, count, fresh, total_ms = None, None, 0, 0, 0.0
-    with open_source(options.source) as source, _Saver(options.save, source.fps) as saver:
-        for result in _progress(model.stream(source, **given), source.count):
-            count, fresh, total_ms = count + 1, fresh + result.fresh, total_ms + result.timing.total_ms
-            saver.add(result)
-            if options.json:
-                _emit(result.to_dict())
-            elif result.settled and result.label != shown:
-                when = f"frame {result.index:4}" if result.timestamp is None else f"{result.timestamp:8.2f} s"
-                print(f"{when}  {result.label}  {result.score:.2f}", flush=True)
-                shown = result.label
-    if result is not None and shown is None and not options.json:
-        print(f"{result.label}  {result.score:.2f}  (too few frames to judge motion)", flush=True)
-    _say(f"{count} frames, {fresh} steps of the network, {total_ms / max(1, fresh):.1f} ms a step ({model!r})")
+    certificate = None
+    if options.certificate:
+        certificate = (Path(options.certificate[0]), Path(options.certificate[1]))
+    print("starting the page ...", file=sys.stderr)
+    with Server(options.model, host=options.host, port=options.port, certificate=certificate) as server:
+        if options.json:
+            _emit({"url": server.url})
+        else:
+            print(f"effvision is at {server.url} (Ctrl-C ends it)", flush=True)
+        if options.browser:
+            import webbrowser
+
+            webbrowser.open(server.url)
+        server.wait()
     return 0
-
-
-def _run_whole(model: Any, options: argparse.Namespace) -> int:
-    from effvision.sources import open_source
-
-    result = model.predict(options.source)
-    if options.json:
-        _emit(result.to_dict())
-    else:
-        for label, score in result.topk(5):
-            print(f"{score:.3f}  {label}")
-    if options.save is not None:
-        with open_source(options.source) as source, _Saver(options.save, source.fps) as saver:
-            for frame in _progress(source, source.count):
-                saver.add(result.replace(image=frame.image))
-    _say(f"{result.timing.total_ms:.0f} ms ({model!r})")
-    return 0
-
-
-def _check_save(path: Path) -> None:
-    suffixes = (".mp4", ".avi", ".jpg", ".jpeg", ".png")
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"--save writes {', '.join(suffixes)}; got {path.name!r}")
-    if not path.parent.is_dir():
-        from effvision.errors import SourceError
-
-        raise SourceError(f"cannot write {path}: the folder {path.parent} does not exist\nhint: mkdir -p {path.parent}")
-
-
-class _Saver:
-    """Writes annotated frames to one video, or the last one to a picture."""
-
-    def __init__(self, path: Path | None, fps: float | None) -> None:
-        self._path, self._fps = path, fps or 30.0
-        self._video: Any = None
-        self._last: Any = None
-
-    def __enter__(self) -> _Saver:
-        return self
-
-    def add(self, result: Any) -> None:
-        if self._path is None:
-            return
-        if self._path.suffix.lower() not in (".mp4", ".avi"):
-            self._last = result
-            return
-        picture = result.plot()
-        if self._video is None:
-            from effvision.sources import VideoWriter
-
-            self._video = VideoWriter(self._path, fps=self._fps, size=picture.shape[:2])
-            self._video.__enter__()
-        self._video.write(picture)
-
-    def __exit__(self, *raised: Any) -> None:
-        from effvision.errors import SourceError
-
-        # what came before Ctrl-C or the end of a truncated file is good and stays
-        good = raised[0] is None or issubclass(raised[0], (KeyboardInterrupt, SourceError))
-        if self._path is None or not good:
-            if self._video is not None:
-                self._video.__exit__(*raised)
-            return
-        if self._video is not None:
-            self._video.close()
-        if self._last is not None:
-            self._last.save(self._path)
-        if self._video is not None or self._last is not None:
-            _say(f"wrote {self._path}{'' if raised[0] is None else ' up to there'}")
-
-
-def _progress(items: Any, total: int | None) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    # disable=None: a bar only where standard error is a terminal
-    return iter(tqdm(items, total=total, unit="frame", disable=None, leave=False))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 # -- export, bench, sample, doctor ---------------------------------------------------------------------------------------------

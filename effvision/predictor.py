@@ -11,7 +11,7 @@ import inspect
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -23,12 +23,13 @@ import numpy as np
 from effvision._files import as_path
 from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
-from effvision.errors import CardError, InputError, ModelFileError
+from effvision.errors import CardError, DTypeError, EffvisionError, InputError, ModelFileError
 from effvision.loading import RuntimeName, card_of, check_choices, choose, exported
 from effvision.metadata import Metadata
 from effvision.results import Result, Timing
 from effvision.runtime import Runtime
-from effvision.sources import open_source
+from effvision.sources import Frame, Source, Together, open_source
+from effvision.sources.together import close_all
 from effvision.state import Array, State
 
 if TYPE_CHECKING:
@@ -130,14 +131,15 @@ class Predictor(ABC):
             raise InputError("say which model: a card's name (`effvision list`), a checkpoint or an exported file")
         name = default_card(str(family)).name if source is None else str(as_path(source, name="source"))
         path = Path(name)
-        if card is not None and path.suffix not in _CHECKPOINTS and not (path.suffix != ".onnx" and path.is_file()):
+        suffix = path.suffix.lower()
+        if card is not None and suffix not in _CHECKPOINTS and not (suffix != ".onnx" and path.is_file()):
             raise InputError(f"`card` says whose settings a checkpoint file has; {name!r} is none: leave `card` out")
-        if path.suffix == ".onnx":
+        if suffix == ".onnx":
             if runtime == "torch":
                 raise InputError(f"{path} is an exported file: it runs in ONNX Runtime; leave `runtime` out")
             return cls._from_onnx(path, device=device, threads=threads)
         weights: Path | None = None
-        if path.suffix in _CHECKPOINTS or path.is_file():
+        if suffix in _CHECKPOINTS or path.is_file():
             weights, name = path, card or card_of(path)
         chosen = get_card(name, family=family)
         target = cls if family else predictor_class(chosen.family)
@@ -220,7 +222,10 @@ class Predictor(ABC):
         return Session(self, self.initial_memory(**options), self.initial_state())
 
     def stream(self, source: Any, *, images: bool = True, **options: Any) -> Iterator[Result]:
-        """Return an iterator with one result per frame of a source: a video file, folder, array, or any iterable of frames.
+        """Return an iterator with one result per frame of a source: camera, address, video, folder, array, iterable of frames.
+
+        Files give every frame. Live sources give the newest one, so that a slow model does not fall behind; when a camera was
+        lost and has come back, the session starts afresh and the result says so (`reset_reason`).
 
         The source is opened and the options are checked by this call, not at the first result.
 
@@ -241,7 +246,58 @@ class Predictor(ABC):
             with frames:
                 for frame in frames:
                     result = session.update(frame.image, **self.frame_options(frame))
-                    yield result.replace(image=frame.image) if images else result
+                    yield _from_frame(result, frame, images)
+
+        return results()
+
+    def stream_many(
+        self,
+        sources: Sequence[Any],
+        *,
+        images: bool = True,
+        on_error: Callable[[int, EffvisionError], None] | None = None,
+        **options: Any,
+    ) -> Iterator[tuple[int, Result]]:
+        """Return an iterator over (place of the source, result): several streams at once, one call of the network for all.
+
+        Each source has a session of its own and ends on its own. Files give every frame; of live sources the newest is taken,
+        and one that is slow or lost holds up nobody. As with `stream`, sources are opened and options checked by this call.
+
+        Args:
+            sources: A list of what `effvision.sources.open_source` takes.
+            images: Keep the frame in `result.image`.
+            on_error: Called with the place and the error when a source fails; the others go on. Default: the error is raised.
+            **options: The family's session options, for all of them.
+
+        Raises:
+            InputError: no source, or one given twice.
+            DTypeError: `sources` is no list: a path or an array is one source.
+            SourceError: a source cannot be opened; those opened before are closed.
+            StreamingError: these weights cannot work frame by frame.
+        """
+        if not isinstance(sources, Sequence) or isinstance(sources, (str, bytes)):
+            raise DTypeError(
+                f"`sources` must be a list of sources; got {type(sources).__name__}\nhint: for one source use `stream`"
+            )
+        sessions = [self.session(**options) for _ in sources]
+        opened: list[Source] = []
+        try:
+            for source in sources:
+                opened.append(open_source(source))
+            together = Together(opened, on_error=on_error)
+        except BaseException:
+            close_all(opened)
+            raise
+
+        def results() -> Iterator[tuple[int, Result]]:
+            with together:
+                for ready in together:
+                    given = [self.frame_options(frame) for _, frame in ready]
+                    answers = self.update_many(
+                        [sessions[at] for at, _ in ready], [frame.image for _, frame in ready], given
+                    )
+                    for (at, frame), result in zip(ready, answers, strict=True):
+                        yield at, _from_frame(result, frame, images)
 
         return results()
 
@@ -250,7 +306,8 @@ class Predictor(ABC):
     ) -> list[Result]:
         """Advance several sessions in one call of the network; each gets what it would get alone (to float rounding).
 
-        Sessions may join and leave between calls. It needs a graph with a dynamic batch; the gain is on GPUs.
+        Sessions may join and leave between calls. The gain is on GPUs; a file exported for a fixed number of streams takes so
+        many at a time.
 
         Args:
             sessions: Sessions of this predictor, all different.
@@ -285,18 +342,31 @@ class Predictor(ABC):
         due = [index for index, arrays in enumerate(ready) if arrays is not None]
         outputs: list[Mapping[str, Array] | None] = [None] * len(sessions)
         prepared = time.perf_counter()
-        if due:
-            first = cast(Mapping[str, np.ndarray], ready[due[0]])
-            stacked = {name: np.concatenate([cast(Any, ready[i])[name] for i in due]) for name in first}
-            together = State.stack([sessions[i].state for i in due])
+        most = self._fixed_batch() or len(due)
+        for begin in range(0, len(due), most or 1):
+            group = due[begin : begin + most]
+            # a file for N streams gets N: what fills it up is computed and not used
+            filled = group + group[:1] * (self._fixed_batch() - len(group))
+            first = cast(Mapping[str, np.ndarray], ready[group[0]])
+            stacked = {name: np.concatenate([cast(Any, ready[i])[name] for i in filled]) for name in first}
+            together = State.stack([sessions[i].state for i in filled])
             answers, following = self.program(self.runtime, stacked, together)
-            for row, (index, state) in enumerate(zip(due, following.split() or [State()] * len(due), strict=True)):
+            states = following.split() or [State()] * len(filled)
+            for row, index in enumerate(group):
                 outputs[index] = {name: array[row : row + 1] for name, array in answers.items()}
-                sessions[index].state = state
-        ran = time.perf_counter()
-        share = 1e3 / max(1, len(due))
-        timing = Timing(prepare_ms=(prepared - started) * 1e3 / max(1, len(sessions)), run_ms=(ran - prepared) * share)
-        return [session._end(answer, timing) for session, answer in zip(sessions, outputs, strict=True)]
+                sessions[index].state = states[row]
+        share_ms = (time.perf_counter() - prepared) * 1e3 / max(1, len(due))
+        prepare_ms = (prepared - started) * 1e3 / max(1, len(sessions))
+        return [
+            session._end(answer, Timing(prepare_ms=prepare_ms, run_ms=0.0 if answer is None else share_ms))
+            for session, answer in zip(sessions, outputs, strict=True)
+        ]
+
+    def _fixed_batch(self) -> int:
+        """How many streams the graph takes, no more and no fewer; 0 for any number."""
+        shapes = [spec.inputs[0].shape for spec in self.metadata.graphs.values() if spec.inputs]
+        first = shapes[0][0] if shapes and shapes[0] else 0
+        return first if isinstance(first, int) else 0
 
     def export(
         self,
@@ -388,3 +458,8 @@ class Predictor(ABC):
     @abstractmethod
     def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
         """Generate a sample input file that the card's model has an answer for."""
+
+
+def _from_frame(result: Result, frame: Frame, images: bool) -> Result:
+    """Say what the frame knows of itself and the session does not."""
+    return result.replace(dropped=frame.dropped, image=frame.image if images else None)

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("export", "incremental", "metrics", "runtime", "sources", "viz"),
     ("cards", "checkpoints", "loading", "predictor", "session"),
     ("models", "weights"),
-    ("__main__", "batch", "benchmark", "cli", "demos", "doctor"),
+    ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "running"),
 )
 
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.
@@ -47,6 +47,7 @@ TORCH_AT_TOP = (
     "effvision.models.*.residuals",
     "effvision.models.*.time",
     "effvision.models.*.graphs",
+    "effvision.models.*.assemble",
     "effvision.models.*.convert",
     "effvision.models.*.recipe*",
 )

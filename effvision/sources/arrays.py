@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,9 +119,7 @@ class IterableSource(Source):
     def _frame(self, index: int, item: object) -> Frame:
         try:
             if isinstance(item, Frame):
-                return Frame(
-                    as_frame(item.image), item.index, _seconds(item.timestamp), item.source, clocked=item.clocked
-                )
+                return replace(item, image=as_frame(item.image), timestamp=_seconds(item.timestamp))
             if isinstance(item, tuple):
                 picture, timestamp = self._pair(item)
                 return Frame(as_frame(picture, color=self._color), index, timestamp, self.name)

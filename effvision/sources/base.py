@@ -29,6 +29,7 @@ class Frame:
         clocked: Whether that is known. False for arrays, iterables and images opened without `fps`: their timestamps assume
             30 frames a second, and a session takes each frame as the next one at its network's own rate.
         source: Identity of the stream it belongs to. When it changes, so has the scene: a session starts afresh.
+        dropped: Frames of a live source that came between the last one given and this, and were skipped to keep up.
     """
 
     image: NDArray[np.uint8]
@@ -36,6 +37,7 @@ class Frame:
     timestamp: float
     source: str
     clocked: bool = True
+    dropped: int = 0
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -45,13 +47,17 @@ class Frame:
 class Source(ABC):
     """Frames in order; iterate over it, and close it or use it in a `with` block.
 
-    Every `iter()` starts from the first frame again, except for iterators, which can be read once.
+    Every `iter()` starts from the first frame again, except for iterators, which can be read once, and live sources, which go
+    on with their newest frame.
 
     Attributes:
-        name: What to call it on screen: a path, a pattern, "array".
-        fps: Frames per second, None when unknown.
+        name: What to call it on screen: a path, a pattern, "array", "camera 0", an address without its password.
+        fps: Frames per second, None when unknown. For live sources it is what the device states.
         count: Frames it will give, None when unknown. For video files it is what the container states.
+        live: Whether frames come as they happen, without an end.
     """
+
+    live: bool = False
 
     def __init__(self, name: str, *, fps: float | None, count: int | None) -> None:
         self.name = name

@@ -7,6 +7,7 @@ import glob
 import math
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ class VideoFile(Source):
     def __init__(self, path: Path, *, fps: float | None = None) -> None:
         self._path = path
         self._captures: list[Any] = []
+        self._lock = threading.Lock()  # a capture that is released while another thread decodes aborts the process
         self._fresh: Any = self._open()
         cv2 = import_cv2()
         stated = float(self._fresh.get(cv2.CAP_PROP_FPS))
@@ -133,7 +135,7 @@ class VideoFile(Source):
         super().__init__(str(path), fps=fps or self._stated_fps, count=int(count) if 0 < count < 2**40 else None)
 
     def close(self) -> None:
-        """Let go of the file. A loop that is running ends after its current frame."""
+        """Let go of the file, from any thread. A loop that is running ends after its current frame."""
         super().close()
         for capture in list(self._captures):
             self._release(capture)
@@ -145,10 +147,10 @@ class VideoFile(Source):
         index = 0
         try:
             while not self._closed:
-                bgr = self._read(capture, index)
+                bgr, container_s = self._read(capture, index)
                 if bgr is None:
                     break
-                own_time = clock.tick(float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000)
+                own_time = clock.tick(container_s)
                 timestamp = index / self._given_fps if self._given_fps else own_time
                 yield Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), index, timestamp, self.name)
                 index += 1
@@ -172,18 +174,22 @@ class VideoFile(Source):
         self._captures.append(capture)
         return capture
 
-    def _read(self, capture: Any, index: int) -> NDArray[np.uint8] | None:
+    def _read(self, capture: Any, index: int) -> tuple[NDArray[np.uint8] | None, float]:
+        """Return the next frame, BGR, and its time in the container; None at the end, or once the source is closed."""
         cv2 = import_cv2()
         try:
-            ok, bgr = capture.read()
+            with self._lock:
+                ok, bgr = capture.read()
+                container_s = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
         except cv2.error as error:
             raise SourceError(f"{self.name}: frame {index} could not be decoded: {error}") from error
-        return bgr if ok and bgr is not None and bgr.size else None
+        return (bgr if ok and bgr is not None and bgr.size else None), container_s
 
     def _release(self, capture: Any) -> None:
-        capture.release()
-        if capture in self._captures:
-            self._captures.remove(capture)
+        with self._lock:
+            capture.release()
+            if capture in self._captures:
+                self._captures.remove(capture)
 
     def _check_complete(self, frames: int, clock: ContainerClock) -> None:
         if frames == 0:

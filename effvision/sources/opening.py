@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from effvision.errors import DTypeError, InputError, SourceError
 from effvision.sources.arrays import (
@@ -18,11 +16,12 @@ from effvision.sources.arrays import (
     refuse_color_of_file,
 )
 from effvision.sources.base import Source, check_fps
+from effvision.sources.devices import is_live
 from effvision.sources.files import open_path, open_paths
+from effvision.sources.live import LiveSource
+from effvision.sources.network import masked
 
 __all__ = ["open_source"]
-
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def open_source(x: object, *, fps: float | None = None, color: Color = "rgb") -> Source:
@@ -35,14 +34,19 @@ def open_source(x: object, *, fps: float | None = None, color: Color = "rgb") ->
               of its own); a glob pattern (`clips/*.mp4`, `**` looks into folders); a list of paths;
             - numpy array (H, W, 3), or clip (T, H, W, 3), uint8 or float 0..1; PIL image;
               torch tensor (3, H, W), (H, W, 3), (T, 3, H, W) or (T, H, W, 3);
-            - iterable or iterator of such pictures, of pairs (picture, seconds), or of `Frame`.
+            - iterable or iterator of such pictures, of pairs (picture, seconds), or of `Frame`;
+            - number of a camera (0) or, on Linux, its "/dev/video0"; address ("rtsp://", "http://", "rtmp://", "udp://", ...);
+              "csi://0" (Jetson); GStreamer pipeline, known by its " ! ". See `LiveSource`, which has options besides. A string
+              of digits is the name of a file.
         fps: Frames per second. For arrays, iterables and images: their clock, 30 when not given. For a video file it
-            replaces the times stored in it.
-        color: Channel order of arrays and iterables, "bgr" for what OpenCV reads, "grey" for one channel. Files always
-            come out as RGB; a `color` for them is refused.
+            replaces the times stored in it. Live sources have a clock of their own; `fps` is refused.
+        color: Channel order of arrays and iterables, "bgr" for what OpenCV reads, "grey" for one channel. Files and live
+            sources always come out as RGB; a `color` for them is refused.
 
     Raises:
-        SourceError: a file, folder or address that cannot be read. A video that is cut short raises it at its end.
+        SourceError: a file, folder, camera or address that cannot be read. A video that is cut short raises it at its end, a
+            live source that is lost for good while iterating.
+        MissingDependencyError: a GStreamer pipeline, and this OpenCV was built without GStreamer.
         InputError: something that is no source, or pictures that cannot be used (ShapeError, DTypeError, RangeError).
             Those of an iterable are raised while iterating.
     """
@@ -52,12 +56,11 @@ def open_source(x: object, *, fps: float | None = None, color: Color = "rgb") ->
         if rate is not None or color != "rgb":
             raise InputError("this source is open already: give `fps` and `color` where it was opened")
         return x
-    if isinstance(x, str) and _ADDRESS.match(x):
-        raise SourceError(_live(f"the address {x}"))
-    if isinstance(x, (int, np.integer)) and not isinstance(x, bool):
-        raise SourceError(_live(f"camera {x}"))
+    if is_live(x):
+        return _open_live(x, rate, color)
     if isinstance(x, (str, Path)):
         refuse_color_of_file(color)
+        _hint_at_camera(x)
         return open_path(x, fps=rate)
     if is_picture_like(x):
         return ArraySource(x, fps=rate, color=color)
@@ -68,14 +71,29 @@ def open_source(x: object, *, fps: float | None = None, color: Color = "rgb") ->
         return IterableSource(x, fps=rate, color=color)
     raise DTypeError(
         f"frames cannot be read from {type(x).__name__}\n"
-        "hint: give a path, an array (H, W, 3) or (T, H, W, 3), a PIL image, a tensor, or an iterable of pictures"
+        "hint: give a path, an array (H, W, 3) or (T, H, W, 3), a PIL image, a tensor, an iterable of pictures, "
+        "a camera number or an address"
     )
 
 
-def _live(what: str) -> str:
-    return (
-        f"{what}: live sources arrive with the next version\n"
-        "hint: read the frames yourself and hand each to a session:\n"
-        "    while True:\n"
-        "        result = session.update(frame)   # frame: (H, W, 3) uint8 RGB"
-    )
+def _open_live(x: Any, fps: float | None, color: Color) -> Source:
+    if fps is not None:
+        raise InputError(f"{_shown(x)} is live: its frames come when they come\nhint: leave `fps` out")
+    if color != "rgb":
+        raise InputError(
+            f"`color={color!r}` is for arrays; a live source gives RGB whatever it sends\nhint: leave `color` out"
+        )
+    return LiveSource(x)
+
+
+def _shown(x: Any) -> str:
+    return masked(str(x)) if isinstance(x, (str, Path)) else f"camera {x}"
+
+
+def _hint_at_camera(x: str | Path) -> None:
+    """Say how cameras are named to whom "0" comes from a command line or a form."""
+    text = str(x)
+    if text.isascii() and text.isdecimal() and len(text) < 4 and not Path(text).exists():
+        raise SourceError(
+            f"{text} does not exist: a string is the name of a file\nhint: camera {text} is the number {text}"
+        )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effvision._files import as_path
 from effvision._optional import import_cv2
 from effvision.errors import InputError, ShapeError, SourceError
 from effvision.sources.arrays import as_frame
@@ -40,12 +41,13 @@ class VideoWriter:
             which repeats the last.
 
     Raises:
+        DTypeError: `path` is neither text nor a path.
         InputError: another suffix, or an `fps` or `size` that is not possible.
         SourceError: the folder is missing or cannot be written to, or OpenCV cannot write such a file.
     """
 
-    def __init__(self, path: str | Path, *, fps: float, size: tuple[int, int]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, fps: float, size: tuple[int, int]) -> None:
+        self.path = as_path(path)
         self.count = 0
         """Frames written so far."""
         self.fps = check_fps(fps)

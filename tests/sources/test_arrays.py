@@ -236,12 +236,6 @@ def test_rates_that_make_no_sense_are_refused(fps: Any) -> None:
         open_source(CLIP, fps=fps)
 
 
-@pytest.mark.parametrize("x", [0, np.int64(1), "rtsp://host/stream", "http://host/a.mjpg", "csi://0"])
-def test_live_sources_are_announced_with_the_loop_that_works_today(x: object) -> None:
-    with pytest.raises(SourceError, match=r"live sources arrive with the next version[\s\S]*session\.update\(frame\)"):
-        open_source(x)
-
-
 @pytest.mark.parametrize("x", [None, True, 1.5, b"abc", {"a": 1}, {1, 2}, object(), print, int])
 def test_what_is_no_source_is_refused(x: object) -> None:
     with pytest.raises(EffvisionError):
