@@ -1,11 +1,13 @@
 # Two commands from a fresh clone on Debian or Ubuntu with git, make and Python 3.11 or newer with its venv module:
-#   make demo    label a clip with the bundled weights
+#   make demo    the live page: camera, files and samples in the browser, with the bundled weights
 #   make test    everything CI checks
 # Nothing is installed outside .venv; what is missing on the machine is named with the line that installs it.
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
+HOST ?= 127.0.0.1
+PORT ?= 7860
 PYTEST_ARGS ?=
 # PyTorch's own index of CPU builds, as its installation page gives it. Used on Linux if it answers within 3 s, because PyPI's
 # Linux build of torch is the CUDA one (several GB). `TORCH_INDEX=` switches this off, `TORCH_INDEX=URL` takes another.
@@ -18,11 +20,12 @@ export PIP_ROOT_USER_ACTION = ignore
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format check preflight bench train soak rivals clean
+.PHONY: help demo label test lint format check preflight bench train soak rivals clean
 
 help:  ## this list
-	@echo "make demo      label a clip with the bundled weights (first use downloads about 120 MB; no PyTorch)"
-	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 350 MB, PyTorch's CPU build in it)"
+	@echo "make demo      the live page at http://localhost:$(PORT)/ (first use downloads about 250 MB; no PyTorch); Ctrl-C ends it"
+	@echo "make label     label a generated clip on the command line, with the same installation"
+	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 500 MB, PyTorch's CPU build in it)"
 	@echo "make lint      ruff and mypy only"
 	@echo "make format    put the code into the form that lint asks for"
 	@echo "make bench     the quick benchmarks: ratios against named rivals on this machine"
@@ -31,6 +34,7 @@ help:  ## this list
 	@echo "make rivals    the environment of the benchmarks' rivals, .venv-rivals"
 	@echo "make clean     remove what the other targets made, .venv too"
 	@echo
+	@echo "PORT=8000 HOST=0.0.0.0   where \`make demo\` listens (a camera needs https or localhost: see README)"
 	@echo "PYTHON=python3.12    another Python, 3.11 or newer"
 	@echo "TORCH_INDEX=URL      where to look for PyTorch's CPU build; empty: wherever pip looks"
 	@echo "PYTEST_ARGS='-k tsm' arguments for pytest"
@@ -49,21 +53,24 @@ $(VENV)/bin/pip: | preflight
 
 # A stamp is renewed when what it installs may have changed.
 $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Installing effvision, NumPy, OpenCV and ONNX Runtime into $(VENV) (about 120 MB to download)"
+	@echo "Installing effvision, OpenCV, ONNX Runtime and Gradio into $(VENV) (about 250 MB to download)"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable . onnxruntime
+	@$(PIP) --no-build-isolation --editable '.[demo]' onnxruntime
 	@touch $@
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Installing effvision, PyTorch, ONNX and the checkers into $(VENV) (about 350 MB to download)"
+	@echo "Installing effvision, PyTorch, ONNX, Gradio and the checkers into $(VENV) (about 500 MB to download)"
 	@$(PIP) setuptools
 	@arguments=$$($(PY) .ci/preflight.py torch-index "$(TORCH_INDEX)") && $(PIP) $$arguments torch
-	@$(PIP) --no-build-isolation --editable '.[torch,onnx,dev]'
+	@$(PIP) --no-build-isolation --editable '.[torch,onnx,demo,dev]'
 	@touch $@ $(VENV)/.demo-installed
 
 # --- the two commands -------------------------------------------------------------------------------------------------
 
-demo: preflight $(VENV)/.demo-installed  ## label a clip with the bundled weights
+demo: preflight $(VENV)/.demo-installed  ## the live page
+	$(PY) -m effvision demo $(CARD) --host $(HOST) --port $(PORT)
+
+label: preflight $(VENV)/.demo-installed  ## label a generated clip
 	@mkdir -p $(OUT)
 	$(PY) -m effvision sample $(CARD) --out $(OUT)/sample.mp4
 	$(PY) -m effvision run $(CARD) $(OUT)/sample.mp4 --save $(OUT)/labelled.mp4

@@ -115,7 +115,7 @@ def test_what_the_makefile_installs_is_pinned() -> None:
         if line and not line.startswith("#")
     }
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["torch"], *extras["onnx"], *extras["dev"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["torch"], *extras["onnx"], *extras["demo"], *extras["dev"]]
     assert {Requirement(line).name.lower() for line in wanted} <= pinned
 
 
@@ -155,6 +155,7 @@ def test_the_wheel_takes_cards_weights_licence_and_types_along(wheel: Path) -> N
     names = set(names_in(wheel))
     wanted = {"effvision/py.typed", f"effvision-{effvision.__version__}.dist-info/licenses/LICENSE"}
     for folder, patterns in {
+        "demos": ["page/*"],
         "models": ["*/cards.toml", "*/README.md"],
         "weights": ["*.safetensors", "*.onnx", "index.toml", "README.md"],
     }.items():

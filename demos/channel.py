@@ -1,0 +1,362 @@
+"""One visitor's connection: frames in, answers out, over a WebSocket; everything a visitor holds is freed when it closes.
+
+A camera lives in the browser: the page sends one JPEG per frame with the time it was taken, at most two without an answer, so
+that a slow machine drops frames instead of falling behind. A file lives here: it was uploaded, is played at its own pace, and
+each of its frames goes to the page with its answer. No frame is ever written to disk.
+
+To the server:  bytes  float64 seconds, uint32 number, JPEG        (little endian)
+                text   {"do": "reset" | "play" | "stop" | "seen" | "runtime", ...}
+To the page:    text   {"kind": "hello" | "answer" | "state" | "error", ...}
+                bytes  uint32 length, answer as JSON of that length, JPEG
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from effvision._optional import import_cv2
+from effvision.errors import EffvisionError, InputError, MissingDependencyError
+from effvision.loading import RuntimeName
+from effvision.predictor import Predictor
+from effvision.results import Classification
+from effvision.session import Session
+from effvision.sources import Frame, open_source
+
+__all__ = ["Limits", "Models", "Visitor", "Visitors", "decode_frame", "jpeg_size"]
+
+_HEADER = struct.Struct("<dI")
+_UNSEEN = 2
+_SHOWN_WIDTH = 640
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor, and all of them together, may take.
+
+    Attributes:
+        visitors: Connections at once.
+        message_bytes: Of one frame or command.
+        pixels: Of one frame from the page.
+        idle_s: Silence after which a connection is closed.
+        upload_bytes: Of one file.
+        file_s: Seconds of a file that are played.
+    """
+
+    visitors: int = 16
+    message_bytes: int = 2 * 2**20
+    pixels: int = 1920 * 1080
+    idle_s: float = 300.0
+    upload_bytes: int = 100 * 2**20
+    file_s: float = 120.0
+
+
+class Models:
+    """One card in each runtime, loaded once, when somebody first asks for it, and shared by all visitors."""
+
+    def __init__(self, card: str, runtimes: Sequence[str]) -> None:
+        self.card = card
+        self.runtimes = tuple(runtimes)
+        self._loaded: dict[str, Predictor] = {}
+        self._lock = threading.Lock()
+
+    def get(self, runtime: str) -> Predictor:
+        """Return the model in this runtime.
+
+        Raises:
+            InputError: this server does not offer it.
+            EffvisionError: it cannot be loaded.
+        """
+        if runtime not in self.runtimes:
+            raise InputError(f"this server runs the model in {' or '.join(self.runtimes)}; got {str(runtime)[:40]!r}")
+        with self._lock:
+            if runtime not in self._loaded:
+                # one thread: more of them wait in a busy loop between frames, on the cores the browser needs
+                threads = 1 if runtime == "onnx" else None
+                chosen = cast(RuntimeName, runtime)
+                self._loaded[runtime] = Predictor.from_pretrained(self.card, runtime=chosen, threads=threads)
+            return self._loaded[runtime]
+
+
+class Visitors:
+    """Who is connected now."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.now: set[Visitor] = set()
+        self.seen = 0
+
+    def enter(self, visitor: Visitor) -> bool:
+        """Let somebody in if there is room."""
+        if len(self.now) >= self.limits.visitors:
+            return False
+        self.now.add(visitor)
+        self.seen += 1
+        return True
+
+
+class Visitor:
+    """One connection: a session of its own, the file it plays, and the answers on their way.
+
+    Args:
+        socket: A Starlette WebSocket that was accepted.
+        models: Where the networks come from.
+        hello: What the page is told first, besides what this class knows itself.
+        uploads: Folder that uploaded files lie in; a path outside is refused.
+        samples: Files the page may ask for by name; made when first played.
+        limits: See `Limits`.
+        workers: Runs a function in a thread; shared, so that all visitors together use the machine's cores once.
+    """
+
+    def __init__(
+        self,
+        socket: Any,
+        *,
+        models: Models,
+        hello: Mapping[str, Any],
+        uploads: Path,
+        samples: Mapping[str, Callable[[], Path]],
+        limits: Limits,
+        workers: Callable[..., Any],
+    ) -> None:
+        self._socket, self._models, self._hello = socket, models, hello
+        self._uploads, self._samples, self._limits, self._in_thread = uploads, samples, limits, workers
+        self._runtime = models.runtimes[0]
+        self._session: Session | None = None
+        self._playing: asyncio.Task[None] | None = None
+        self._files: set[Path] = set()
+        self._unseen = 0
+        self._busy = asyncio.Lock()  # a session is one stream: one update at a time
+
+    async def run(self) -> None:
+        """Talk to the page until it leaves or falls silent."""
+        try:
+            model = await self._in_thread(self._models.get, self._runtime)
+            self._session = model.session()
+            await self._tell("hello", **self._hello, runtime=self._runtime, labels=list(model.labels), rate=model.fps)
+            while True:
+                message = await asyncio.wait_for(self._socket.receive(), self._limits.idle_s)
+                if message["type"] == "websocket.disconnect":
+                    return
+                try:
+                    if message.get("bytes") is not None:
+                        await self._frame(message["bytes"])
+                    else:
+                        await self._command(message.get("text") or "")
+                except EffvisionError as error:
+                    await self._tell("error", text=str(error))
+        except asyncio.TimeoutError:
+            await self._tell("error", text="Nothing came for a while, so the place was given to others.", ended=True)
+        except EffvisionError as error:  # the model cannot be loaded
+            await self._tell("error", text=str(error), ended=True)
+        finally:
+            await self._stop()
+            self._session = None
+            for path in self._files:
+                _remove(path)
+
+    # -- a camera's frames -----------------------------------------------------------------------------------------------------
+
+    async def _frame(self, message: bytes) -> None:
+        if self._playing is not None:
+            return  # a last camera frame that was on its way when the file began
+        if len(message) <= _HEADER.size:
+            raise InputError(
+                f"a frame is a header of {_HEADER.size} bytes and a JPEG picture; got {len(message)} bytes"
+            )
+        taken_s, number = _HEADER.unpack_from(message)
+        async with self._busy:
+            answer = await self._in_thread(self._answer_jpeg, message[_HEADER.size :], taken_s)
+        await self._tell("answer", id=number, **answer)
+
+    def _answer_jpeg(self, jpeg: bytes, taken_s: float) -> dict[str, Any]:
+        started = time.perf_counter()
+        image = decode_frame(jpeg, max_pixels=self._limits.pixels)
+        decoded_ms = (time.perf_counter() - started) * 1e3
+        assert self._session is not None
+        result = self._session.update(image, timestamp=taken_s, source="camera")
+        return {**_plain(result), "decode_ms": round(decoded_ms, 2)}
+
+    # -- commands --------------------------------------------------------------------------------------------------------------
+
+    async def _command(self, text: str) -> None:
+        try:
+            asked = json.loads(text)
+            what = asked["do"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"a command is a JSON object with `do`; got {text[:80]!r}") from error
+        if what == "seen":
+            self._unseen = max(0, self._unseen - 1)
+        elif what == "reset":
+            async with self._busy:
+                if self._session is not None:
+                    self._session.reset()
+        elif what == "stop":
+            await self._stop()
+        elif what == "runtime":
+            model = await self._in_thread(self._models.get, asked.get("name"))
+            async with self._busy:
+                self._session, self._runtime = model.session(), asked["name"]
+                self._session.reset("runtime")
+            await self._tell("state", runtime=self._runtime)
+        elif what == "play":
+            await self._stop()
+            path = await self._file(asked)
+            self._playing = asyncio.create_task(self._play(path))
+        else:
+            raise InputError(f"unknown command {str(what)[:40]!r}")
+
+    async def _file(self, asked: Mapping[str, Any]) -> Path:
+        if (name := asked.get("sample")) is not None:
+            if not isinstance(name, str) or name not in self._samples:
+                raise InputError(f"there is no sample {str(name)[:40]!r}; there are: {', '.join(self._samples)}")
+            return Path(await self._in_thread(self._samples[name]))
+        path = Path(os.path.realpath(str(asked.get("path", ""))))
+        if not path.is_relative_to(os.path.realpath(self._uploads)) or not path.is_file():
+            raise InputError("only a file that was uploaded here can be played")
+        self._files.add(path)
+        return path
+
+    # -- a file's frames -------------------------------------------------------------------------------------------------------
+
+    async def _play(self, path: Path) -> None:
+        """Send every frame at its own time with its answer; a page that is slow to show them skips some."""
+        try:
+            async with self._busy:
+                if self._session is not None:
+                    self._session.reset("source")
+            self._unseen = 0
+            with open_source(path) as source:
+                frames = iter(source)
+                begun: float | None = None
+                while (frame := await self._in_thread(partial(next, frames, None))) is not None:
+                    if frame.timestamp > self._limits.file_s:
+                        await self._tell("state", note=f"only the first {self._limits.file_s:g} seconds are played")
+                        break
+                    begun = begun if begun is not None else time.monotonic() - frame.timestamp
+                    await asyncio.sleep(max(0.0, begun + frame.timestamp - time.monotonic()))
+                    show = self._unseen < _UNSEEN
+                    async with self._busy:
+                        packed = await self._in_thread(self._answer_frame, frame, show)
+                    if packed is not None:
+                        self._unseen += 1
+                        await self._socket.send_bytes(packed)
+            await self._tell("state", ended=True)
+        except EffvisionError as error:
+            await self._tell("error", text=str(error).replace(str(path), path.name), stopped=True)
+        finally:
+            if self._playing is asyncio.current_task():
+                self._playing = None  # the camera's turn again
+
+    def _answer_frame(self, frame: Frame, show: bool) -> bytes | None:
+        assert self._session is not None
+        result = self._session.update(frame.image, timestamp=frame.timestamp, source=frame.source)
+        if not show:
+            return None
+        answer = json.dumps({"kind": "answer", "id": frame.index, **_plain(result), "at_s": frame.timestamp}).encode()
+        return struct.pack("<I", len(answer)) + answer + encode_frame(frame.image, width=_SHOWN_WIDTH)
+
+    async def _stop(self) -> None:
+        task, self._playing = self._playing, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+
+    async def _tell(self, kind: str, **content: Any) -> None:
+        # a page that has gone is noticed by the next `receive`
+        with contextlib.suppress(RuntimeError, OSError):
+            await self._socket.send_text(json.dumps({"kind": kind, **content}, ensure_ascii=False))
+
+
+def decode_frame(jpeg: bytes, *, max_pixels: int) -> np.ndarray:
+    """Decode a JPEG picture to (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: it is no JPEG, has more pixels than that (refused before memory is taken), or is damaged.
+    """
+    width, height = jpeg_size(jpeg)
+    if width * height > max_pixels:
+        raise InputError(f"a frame of {width}x{height} is too large here; the limit is {max_pixels:,} pixels")
+    cv2 = import_cv2()
+    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise InputError(f"the frame is a damaged JPEG picture ({len(jpeg)} bytes)")
+    rgb: np.ndarray = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return rgb
+
+
+def encode_frame(image: np.ndarray, *, width: int) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as JPEG, made smaller so that it is no wider than `width` pixels."""
+    cv2 = import_cv2()
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if bgr.shape[1] > width:
+        height = max(1, round(bgr.shape[0] * width / bgr.shape[1]))
+        bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return bytes(data)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) in pixels from a JPEG's own header, without decoding it.
+
+    Raises:
+        InputError: it is no JPEG, or its header is damaged.
+    """
+    if data[:2] != b"\xff\xd8":
+        raise InputError(f"a frame must be a JPEG picture; got {data[:8]!r}")
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marker != 0xFF else 1
+    raise InputError(f"the frame is a damaged JPEG picture ({len(data)} bytes): its size is missing")
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    assert isinstance(result, Classification)
+    return {
+        "chosen": result.chosen,
+        "scores": [round(float(score), 4) for score in result.scores],
+        "settled": result.settled,
+        "fresh": result.fresh,
+        "reset": result.reset_reason,
+        "timing": result.timing.to_dict(),
+    }
+
+
+def _remove(path: Path) -> None:
+    """Remove an uploaded file and the folder Gradio made for it."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+        path.parent.rmdir()
+
+
+def available_runtimes() -> Iterator[str]:
+    """Yield the runtimes this machine can use, the one that starts faster first.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    from importlib.util import find_spec
+
+    found = [name for name, module in (("onnx", "onnxruntime"), ("torch", "torch")) if find_spec(module)]
+    if not found:
+        raise MissingDependencyError(
+            "no runtime is installed\nhint: pip install onnxruntime, or pip install 'effvision[torch]'"
+        )
+    yield from found

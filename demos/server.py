@@ -1,0 +1,262 @@
+"""Start the page: one Gradio app with a tab a family, and the WebSocket each tab's frames travel on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from effvision._optional import require
+from effvision.cards import get_card
+from effvision.demos import gestures
+from effvision.demos.channel import Limits, Models, Visitor, Visitors, available_runtimes
+from effvision.errors import EffvisionError, InputError, SourceError
+
+__all__ = ["Server", "make_app"]
+
+TABS = {gestures.NAME: gestures.TITLE}
+
+_CSS = ".about {font-size: 0.9rem; line-height: 1.5; max-width: 62rem} .about p {margin: 0.4rem 0}"
+
+
+class Server:
+    """The page, served in a thread of its own until `close`.
+
+    Args:
+        card: Of the gestures tab.
+        host: Address to listen at; "0.0.0.0" for the whole network.
+        port: 0 takes a free one.
+        runtimes: "onnx", "torch"; default: those that are installed.
+        limits: What visitors may take.
+        certificate: Files (certificate, key) in PEM, for https: without it a browser gives a page from another machine no
+            camera.
+
+    Raises:
+        CardError: there is no such card.
+        MissingDependencyError: Gradio or a runtime is not installed.
+        SourceError: the port is taken, or a certificate's file is missing.
+    """
+
+    def __init__(
+        self,
+        card: str = "tsm-mobilenetv2-motion",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 7860,
+        runtimes: Sequence[str] | None = None,
+        limits: Limits | None = None,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
+        for file in certificate or ():
+            if not file.is_file():
+                raise SourceError(
+                    f"the certificate file {file} does not exist\nhint: give certificate and key, both PEM"
+                )
+        get_card(card)
+        chosen = tuple(available_runtimes()) if runtimes is None else tuple(runtimes)
+        self._socket = _listen(host, port)
+        self._folder = Path(tempfile.mkdtemp(prefix="effvision-demo-"))
+        try:
+            os.environ["GRADIO_TEMP_DIR"] = str(self._folder / "uploads")
+            self.models = Models(card, chosen)
+            self.limits = limits or Limits()
+            self.visitors = Visitors(self.limits)
+            self._clips = gestures.samples(get_card(card), self._folder)
+            app = make_app(self.models, self.visitors, self._clips, folder=self._folder)
+            uvicorn = require("uvicorn", extra="demo")
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                ws_max_size=self.limits.message_bytes,
+                timeout_graceful_shutdown=2,
+                **({"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]} if certificate else {}),
+            )
+            self._server = uvicorn.Server(config)
+        except BaseException:
+            self._socket.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
+        scheme = "https" if certificate else "http"
+        self.url = f"{scheme}://{shown}:{self._socket.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+
+    def start(self) -> Server:
+        """Begin to serve; returns when the page answers.
+
+        Raises:
+            EffvisionError: the server ended while it started; the log says why.
+        """
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise EffvisionError("the page's server ended while it started; see the messages above")
+            time.sleep(0.02)
+        # drawn while the first visitor looks around: it takes seconds
+        threading.Thread(target=self._draw_samples, daemon=True).start()
+        return self
+
+    def _draw_samples(self) -> None:
+        with contextlib.suppress(EffvisionError, OSError):  # whoever plays it is told
+            for clip in self._clips.values():
+                clip.path()
+
+    def wait(self) -> None:
+        """Serve until Ctrl-C."""
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.5)
+        except KeyboardInterrupt:
+            pass
+
+    def close(self) -> None:
+        """Stop serving and remove what was uploaded."""
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._socket.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Clip], *, folder: Path) -> Any:
+    """Return the ASGI app: the WebSocket of each tab, a status page, and Gradio's page over everything else.
+
+    Args:
+        models: The card, in the runtimes that are offered.
+        visitors: Who is connected, and the limits.
+        clips: What can be played without a camera, by name.
+        folder: Uploaded files lie in its folder `uploads`.
+    """
+    # Gradio reads these when it is imported; only the exact text "True" means on
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    gr = require("gradio", extra="demo")
+    require("websockets", extra="demo")  # uvicorn carries WebSockets with it
+    from fastapi import FastAPI
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route, WebSocketRoute
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own server whether it is up
+    (folder / "uploads").mkdir(parents=True, exist_ok=True)
+
+    async def status(request: Any) -> Any:
+        return JSONResponse({"visitors": len(visitors.now), "seen": visitors.seen})
+
+    live = _live(models, visitors, clips, folder / "uploads")
+    routes = [Route("/effvision/status", status), WebSocketRoute("/effvision/live/gestures", live)]
+    app = FastAPI(routes=routes, docs_url=None, redoc_url=None, openapi_url=None)
+    return gr.mount_gradio_app(
+        app,
+        page(models.card),
+        path="/",
+        theme=_theme(),
+        css=_CSS,
+        max_file_size=visitors.limits.upload_bytes,
+        show_error=True,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+    )
+
+
+def _live(
+    models: Models, visitors: Visitors, clips: Mapping[str, gestures.Clip], uploads: Path
+) -> Callable[[Any], Awaitable[None]]:
+    """Return what answers at the gestures tab's WebSocket."""
+    from anyio import CapacityLimiter, to_thread
+
+    card = get_card(models.card)
+    greeting = gestures.hello(card, models.runtimes, clips, visitors.limits)
+    limiter: list[CapacityLimiter] = []  # belongs to the event loop, so it is made inside it
+
+    async def live(socket: Any) -> None:
+        if not _same_origin(socket.headers.get("origin"), socket.headers.get("host")):
+            await socket.close(1008)
+            return
+        await socket.accept()
+        limiter[:] = limiter or [CapacityLimiter(max(2, os.cpu_count() or 1))]
+        visitor = Visitor(
+            socket,
+            models=models,
+            hello=greeting,
+            uploads=uploads,
+            samples={name: clip.path for name, clip in clips.items()},
+            limits=visitors.limits,
+            workers=partial(to_thread.run_sync, limiter=limiter[0]),
+        )
+        if not visitors.enter(visitor):
+            full = f"All {visitors.limits.visitors} places are taken; try again in a minute."
+            await socket.send_json({"kind": "error", "text": full, "ended": True})
+            await socket.close(1013)
+            return
+        try:
+            await visitor.run()
+        finally:
+            visitors.now.discard(visitor)
+
+    return live
+
+
+def _theme() -> Any:
+    import gradio as gr
+
+    theme = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    # white text on the theme's own shade has a contrast below 4.5
+    return theme.set(button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_600")
+
+
+def page(card: str) -> Any:
+    """Build the page: one tab a family."""
+    import gradio as gr
+
+    with gr.Blocks(title="effvision", analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as blocks:
+        gr.HTML(
+            "<h1>effvision</h1><p>Live models that keep what they know. All runs on the machine that serves this page.</p>"
+        )
+        with gr.Tabs(), gr.Tab(TABS[gestures.NAME], id=gestures.NAME):
+            gestures.build(card)
+    return blocks
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise InputError(f"`port` must be 0 to 65535; got {port}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise SourceError(
+            f"cannot listen at {host}:{port}: {error.strerror or error}\nhint: --port 0 takes a free port"
+        ) from error
+    return listening
+
+
+def _same_origin(origin: str | None, host: str | None) -> bool:
+    """Whether a browser's page came from this server; programs send no origin."""
+    return origin is None or urlsplit(origin).netloc == host

@@ -1,0 +1,88 @@
+"""Run the page as a user does, in a process of its own, and talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.sync.client import ClientConnection, connect
+
+CARD = "tsm-mobilenetv2-motion"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A running page: its address and the folder that holds all its temporary files."""
+
+    url: str
+    folder: Path
+
+    def status(self) -> dict[str, int]:
+        with urllib.request.urlopen(self.url + "effvision/status", timeout=10) as answer:
+            found: dict[str, int] = json.load(answer)
+        return found
+
+    def visitors(self, wanted: int, *, within_s: float = 20.0) -> int:
+        """Wait until so many are connected; return how many there are."""
+        end = time.monotonic() + within_s
+        while (now := self.status()["visitors"]) != wanted and time.monotonic() < end:
+            time.sleep(0.1)
+        return now
+
+    def files(self) -> list[Path]:
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def talk(self, **options: Any) -> ClientConnection:
+        address = self.url.replace("http", "ws", 1) + "effvision/live/gestures"
+        return connect(address, max_size=2**24, proxy=None, **options)
+
+
+@contextlib.contextmanager
+def served(folder: Path, program: list[str]) -> Iterator[Page]:
+    """Start `program`, which prints a JSON object with `url`; its temporary files go to `folder`."""
+    environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    log = folder.parent / f"{folder.name}.log"
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, *program], stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line, f"the page did not start:\n{log.read_text()}"
+        yield Page(json.loads(line)["url"], folder)
+        assert process.poll() is None, f"the page ended by itself:\n{log.read_text()}"
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def frame_message(image: np.ndarray, seconds: float, number: int) -> bytes:
+    """What the page sends for one RGB picture."""
+    from effvision.demos.channel import encode_frame
+
+    return struct.pack("<dI", seconds, number) + encode_frame(image, width=4096)
+
+
+def read(socket: ClientConnection, kind: str) -> dict[str, Any]:
+    """Return the next text message, which must be of this kind."""
+    message = json.loads(socket.recv(timeout=60))
+    assert message["kind"] == kind, message
+    return message  # type: ignore[no-any-return]
