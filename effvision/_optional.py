@@ -1,22 +1,33 @@
-"""Import what may be absent, and say in one message what is missing and which line installs it."""
+"""Import what may be absent, and say in one message what is missing and which line installs it.
+
+`effvision.doctor` reads this module before anything is installed: it needs the standard library only.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from types import ModuleType
 
 from effvision.errors import MissingDependencyError
 
-__all__ = ["import_cv2", "require"]
+__all__ = ["SYSTEM_LIBRARIES", "import_cv2", "require"]
 
 _SHARED_LIBRARY = re.compile(r"lib[\w.+-]+?\.so(?:\.\d+)*|[\w.+-]+\.dll|lib[\w.+-]+\.dylib")
 
-_SYSTEM_PACKAGES = {
-    "cv2": "libgl1 libglib2.0-0 libxcb1",
-    "open3d": "libgl1 libegl1 libx11-6 libusb-1.0-0 libidn2-0 libudev1",
+SYSTEM_LIBRARIES: Mapping[str, Mapping[str, str]] = {
+    "cv2": {"libGL.so.1": "libgl1", "libglib-2.0.so.0": "libglib2.0-0", "libxcb.so.1": "libxcb1"},
+    "open3d": {
+        "libGL.so.1": "libgl1",
+        "libEGL.so.1": "libegl1",
+        "libX11.so.6": "libx11-6",
+        "libusb-1.0.so.0": "libusb-1.0-0",
+        "libidn2.so.0": "libidn2-0",
+        "libudev.so.1": "libudev1",
+    },
 }
-"""Debian and Ubuntu packages that hold the shared libraries a wheel links to but does not bring."""
+"""Shared libraries that the Linux wheels link to but do not bring, and the Debian or Ubuntu package that holds each."""
 
 
 def require(module: str, *, extra: str | None = None, package: str | None = None) -> ModuleType:
@@ -51,10 +62,10 @@ def _explain(module: str, error: Exception, *, extra: str | None, package: str |
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] == root:
         return f"`{module}` is needed here and is not installed\nhint: {install}"
     library = _SHARED_LIBRARY.search(str(error))
-    if library and root in _SYSTEM_PACKAGES:
+    if library and root in SYSTEM_LIBRARIES:
         return (
             f"`{module}` is installed, but the system library {library[0]} it needs could not be loaded ({error})\n"
-            f"hint: apt-get install {_SYSTEM_PACKAGES[root]}"
+            f"hint: apt-get install {' '.join(SYSTEM_LIBRARIES[root].values())}"
         )
     if library:
         return (

@@ -199,7 +199,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     file = as_path(path)
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint file {file}")
-    if file.suffix == ".safetensors":
+    if file.suffix.lower() == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

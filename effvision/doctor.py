@@ -1,7 +1,7 @@
 """What this machine lacks for running effvision, each finding with the line that mends it (`effvision doctor`).
 
-Only the standard library is imported here, so that the question can be asked before anything is installed: `make demo` and
-`make test` ask it first. Libraries that are slow or may crash are tried in a process of their own.
+This module and what it imports need the standard library only, so that the question can be asked before anything is installed:
+`make demo` and `make test` ask it first. Libraries that are slow or may crash are tried in a process of their own.
 """
 
 from __future__ import annotations
@@ -23,20 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SYSTEM_LIBRARIES", "Check", "Probe", "diagnose", "missing_libraries", "probe"]
+from effvision._optional import SYSTEM_LIBRARIES
 
-SYSTEM_LIBRARIES: Mapping[str, Mapping[str, str]] = {
-    "cv2": {"libGL.so.1": "libgl1", "libglib-2.0.so.0": "libglib2.0-0", "libxcb.so.1": "libxcb1"},
-    "open3d": {
-        "libGL.so.1": "libgl1",
-        "libEGL.so.1": "libegl1",
-        "libX11.so.6": "libx11-6",
-        "libusb-1.0.so.0": "libusb-1.0-0",
-        "libidn2.so.0": "libidn2-0",
-        "libudev.so.1": "libudev1",
-    },
-}
-"""Shared libraries that the Linux wheels link to but do not bring, and the Debian or Ubuntu package that holds each."""
+__all__ = ["SYSTEM_LIBRARIES", "Check", "Probe", "diagnose", "missing_libraries", "probe"]
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 

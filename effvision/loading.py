@@ -52,7 +52,7 @@ def card_of(path: Path) -> str:
     """Read the card's name from the header of a safetensors file of ours."""
     if not path.is_file():
         raise CardError(f"there is no card and no file named {str(path)!r}")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         from safetensors import safe_open
 
         try:

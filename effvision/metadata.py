@@ -62,7 +62,7 @@ class Metadata:
         preprocess: Host-side preparation: sizes in pixels, colour order, value range.
         options: Family facts: trained frame rate, direction of the shift, default smoothing.
         licence: Of the weights.
-        weights_sha256: Of the weights file the network was filled from; empty if there was none.
+        weights_sha256: Of the weights file the network was filled from, or of its tensors if there was none.
         version: Of the package that wrote it.
         check: What the export check measured; empty before it ran.
     """

@@ -51,6 +51,7 @@ class Result:
         reset_reason: Why the state was cleared just before this update (`seek`, `gap`, `source`, `reset`); None if it was not.
         fresh: False if this update did not run the network because the next frame at the trained rate is not due yet;
             the answer is then the last one.
+        dropped: Frames of a live source that came between the last answer's and this one's and were skipped to keep up.
         image: The frame (H, W, 3) uint8 RGB the answer belongs to, where the caller asked to keep it.
     """
 
@@ -59,6 +60,7 @@ class Result:
     timestamp: float | None = field(default=None, kw_only=True)
     reset_reason: str | None = field(default=None, kw_only=True)
     fresh: bool = field(default=True, kw_only=True)
+    dropped: int = field(default=0, kw_only=True)
     image: np.ndarray | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -116,7 +116,8 @@ class Session:
             if own != saved:
                 raise StateError(
                     f"{path} was saved by {saved[1] or saved[0]} (weights {saved[2][:12] or 'unknown'}), "
-                    f"not by {own[1] or own[0]} (weights {own[2][:12] or 'unknown'})"
+                    f"not by {own[1] or own[0]} (weights {own[2][:12] or 'unknown'})\n"
+                    "hint: open it with the model that saved it, or begin a new session"
                 )
             memory = predictor.restore_memory(header["memory"], **options)
             fresh = predictor.restore_memory(header["fresh"]).to_dict()  # what `reset` goes back to

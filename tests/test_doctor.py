@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
+import importlib
 import json
 import re
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from effvision import _optional, doctor
+from effvision import doctor
+from effvision._optional import require
 from effvision.doctor import Probe
+from effvision.errors import MissingDependencyError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 ABSENT = Probe(error="ModuleNotFoundError: No module named 'x'", absent=True)
 NO_GL = Probe(error="ImportError: libGL.so.1: cannot open shared object file: No such file or directory")
@@ -29,10 +34,12 @@ def test_every_finding_is_named_once_and_can_be_told_as_json() -> None:
 
 
 def test_nothing_but_the_standard_library_is_needed_to_ask() -> None:
-    tree = ast.parse(Path(doctor.__file__).read_text("utf-8"))
-    top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in top]
-    assert {str(name).partition(".")[0] for name in names} <= sys.stdlib_module_names
+    ask = "from effvision.doctor import missing_libraries; missing_libraries('cv2'); print(*sys.modules)"
+    program = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); {ask}"
+    done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # -S: no site-packages
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded - {"effvision", "__main__"} <= sys.stdlib_module_names
 
 
 def test_an_old_python_is_refused() -> None:
@@ -72,8 +79,15 @@ def test_open3d_is_judged_only_where_it_is_installed() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(doctor.SYSTEM_LIBRARIES))
-def test_errors_and_doctor_name_the_same_packages(module: str) -> None:
-    assert _optional._SYSTEM_PACKAGES[module].split() == list(doctor.SYSTEM_LIBRARIES[module].values())
+def test_errors_and_doctor_name_the_same_packages(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError("libGL.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(MissingDependencyError) as caught:
+        require(module)
+    named = doctor.check_opencv(NO_GL, doctor.SYSTEM_LIBRARIES[module]).hint
+    assert str(caught.value).split("apt-get install")[1].split() == named.split("--no-install-recommends")[1].split()
 
 
 # --- packages that break each other -----------------------------------------------------------------------------------

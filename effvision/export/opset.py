@@ -75,15 +75,16 @@ def _rewrite(node: NodeProto, have: int, opset: int, constants: dict[str, Tensor
             f"node `{node.name}` ({node.op_type}) holds a graph of its own, which is not rewritten to opset {opset}"
         )
     try:
-        old = defs.get_schema(node.op_type, opset).since_version
+        old = defs.get_schema(node.op_type, opset)
     except defs.SchemaError:
         raise ExportError(
             f"{node.op_type} (node `{node.name}`) does not exist in opset {opset}\nhint: export with a newer opset"
         ) from None
-    if old == defs.get_schema(node.op_type, have).since_version or node.op_type in _WIDER_TYPES:
+    if old.since_version == defs.get_schema(node.op_type, have).since_version or node.op_type in _WIDER_TYPES:
         return
     rule = _RULES.get("Reduce" if node.op_type.startswith("Reduce") else node.op_type)
-    if rule is None or not rule(node, constants):
+    rewritten = rule is not None and rule(node, constants)
+    if not rewritten or {attribute.name for attribute in node.attribute} - set(old.attributes):
         raise ExportError(
             f"{node.op_type} (node `{node.name}`) means something else in opset {opset} than in {have} and has no rewrite\n"
             "hint: export with a newer opset"
@@ -125,8 +126,12 @@ def _absent(*names: str, inputs: int | None = None) -> Callable[[NodeProto, dict
 
 
 def _scatter(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
-    reduction = next((attribute.s for attribute in node.attribute if attribute.name == "reduction"), b"none")
-    return reduction in (b"none", b"add", b"mul")
+    """Drop a `reduction` that says what is so without it; opset 16 has `add` and `mul` (the attribute itself is new there)."""
+    stated = [attribute for attribute in node.attribute if attribute.name == "reduction"]
+    for attribute in stated:
+        if attribute.s == b"none":
+            node.attribute.remove(attribute)
+    return all(attribute.s in (b"none", b"add", b"mul") for attribute in stated)
 
 
 _RULES: dict[str, Callable[[NodeProto, dict[str, TensorProto]], bool]] = {

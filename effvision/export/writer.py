@@ -88,7 +88,7 @@ def export_onnx(
 
 
 def _check_arguments(target: Path, batch: Any, opset: Any, steps: Any) -> None:
-    if target.suffix != ".onnx":
+    if target.suffix.lower() != ".onnx":
         raise InputError(f"an exported file's name ends in .onnx; got {target.name!r}")
     if not target.parent.is_dir():
         raise SourceError(f"cannot write {target}: the folder {target.parent} does not exist\nhint: create it first")

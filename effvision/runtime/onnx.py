@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from effvision._files import as_path
 from effvision._optional import require
 from effvision.errors import InputError, ModelFileError, RuntimeFailure
 from effvision.metadata import KEY, GraphSpec, Metadata
@@ -71,10 +71,6 @@ class OnnxRuntime(Runtime):
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise RuntimeFailure(f"ONNX Runtime failed in graph `{graph}`: {error}") from error
 
-    def close(self) -> None:
-        """Free the sessions; the runtime cannot be used afterwards."""
-        self._sessions.clear()
-
 
 def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None) -> Any:
     """Open an `onnxruntime.InferenceSession` on exactly one device; arguments and errors as `OnnxRuntime.load`."""
@@ -95,7 +91,7 @@ def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", 
         options.intra_op_num_threads = threads
     where = "the model" if isinstance(model, bytes) else str(model)
     if not isinstance(model, bytes):
-        path = Path(model)
+        path = as_path(model)
         if not path.is_file():
             raise ModelFileError(f"there is no file {path}")
         if path.stat().st_size == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from effvision._files import write_bytes
+from effvision._files import as_path, write_bytes
 from effvision._optional import import_cv2
 from effvision.errors import InputError, SourceError
 from effvision.viz.checks import check_picture
@@ -26,10 +26,11 @@ def save_image(path: str | os.PathLike[str], image: NDArray[np.uint8]) -> Path:
         The path written.
 
     Raises:
+        DTypeError: `path` is neither text nor a path.
         InputError: `image` is no RGB picture, or the suffix is none of .png .jpg .jpeg .webp .bmp.
         SourceError: the folder is missing or cannot be written to, or the picture is too large for the format.
     """
-    target = Path(path)
+    target = as_path(path)
     if target.suffix.lower() not in _SUFFIXES:
         raise InputError(f"an image is written as {', '.join(_SUFFIXES)}; got {target.name!r}")
     check_picture(image)

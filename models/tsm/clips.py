@@ -23,9 +23,11 @@ from effvision.models.tsm.clips_camera import film, tremble
 from effvision.models.tsm.clips_media import Media
 from effvision.models.tsm.clips_scene import Look, make_backdrop, make_object
 
-__all__ = ["IGNORED", "LABELS", "Look", "Media", "opposite", "render_clip", "render_segments"]
+__all__ = ["IGNORED", "LABELS", "SMALLEST", "Look", "Media", "opposite", "render_clip", "render_segments"]
 
 LABELS = ("left", "right", "up", "down", "closer", "away", "clockwise", "counter-clockwise", "shake", "still")
+SMALLEST = 16
+"""Fewest pixels of height or width in which a motion can be drawn."""
 IGNORED = -1
 """Frame label where no class is right: around a change of motion, or while the object is outside the picture."""
 
@@ -63,7 +65,7 @@ def render_clip(
     Args:
         label: One of `LABELS`, as seen in the picture: `left` is towards smaller x, `clockwise` as the viewer sees it.
         frames: T >= 2.
-        size: (height, width) in pixels, 16 or more each.
+        size: (height, width) in pixels, `SMALLEST` (16) or more each.
         fps: Frames per second, which sets how far the object moves from one frame to the next.
         seed: Everything random; the same seed gives the same scene and the same pose at the anchor in every class.
         media: Pictures for backgrounds and textures; without, all is procedural.
@@ -125,10 +127,11 @@ def _render(
     lengths: list[tuple[str, int]], *, size: tuple[int, int], fps: float, seed: int, media: Media | None,
     look: Look | None, anchor: float, joined: bool,
 ) -> tuple[Array, Array]:  # fmt: skip
-    if not lengths or min(count for _, count in lengths) < 2 or min(size) < 16 or not fps > 0 or not 0 <= anchor <= 1:
+    short = not lengths or min(count for _, count in lengths) < 2
+    if short or min(size) < SMALLEST or not fps > 0 or not 0 <= anchor <= 1:
         raise InputError(
-            "a clip needs segments of 2 frames or more, a `size` of 16 pixels or more, `fps` > 0 and `anchor` in 0..1; "
-            f"got {[count for _, count in lengths]} frames, size={size}, fps={fps}, anchor={anchor}"
+            f"a clip needs segments of 2 frames or more, a `size` of {SMALLEST} pixels or more, `fps` > 0 and `anchor` in "
+            f"0..1; got {[count for _, count in lengths]} frames, size={size}, fps={fps}, anchor={anchor}"
         )
     look = look or Look.sample()
     scene, motion, camera = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))

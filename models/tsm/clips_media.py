@@ -14,7 +14,7 @@ from effvision.errors import InputError, SourceError
 
 cv2: Any = import_cv2()
 
-__all__ = ["Media"]
+__all__ = ["Media", "video_names"]
 
 Array = NDArray[Any]
 
@@ -37,6 +37,11 @@ _SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
         "poses": ("hand/no_class", "body/no_class"),
     },
 }  # fmt: skip
+
+
+def video_names(split: str) -> tuple[str, ...]:
+    """Names, without suffix, of the clips of `video/intel` that `Media.load` reads for `train` or `validation`."""
+    return (*_SPLITS[split]["films"], *_SPLITS[split]["stills"])
 
 
 @dataclass(frozen=True)

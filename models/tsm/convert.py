@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from effvision.errors import CheckpointError
@@ -19,6 +20,8 @@ from effvision.models.tsm.network import Direction, TemporalNetwork, build
 __all__ = ["canonical_keys", "from_reference", "load_weights"]
 
 _HEADS = ("new_fc", "classifier", "fc")
+_COUNTER = "num_batches_tracked"  # of batch normalisation: absent from some published files, unused in eval mode
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def from_reference(
@@ -74,8 +77,7 @@ def load_weights(network: TemporalNetwork, tensors: Mapping[str, Tensor]) -> Tem
     """
     own = network.state_dict()
     names = {_canonical(name): name for name in own}
-    # the counters of batch normalisation are absent from some published files and unused in eval mode
-    missing = [key for key in names if key not in tensors and not key.endswith("num_batches_tracked")]
+    missing = [key for key in names if key not in tensors and not key.endswith(_COUNTER)]
     extra = [key for key in tensors if key not in names]
     if missing or extra:
         raise CheckpointError(
@@ -98,10 +100,8 @@ def canonical_keys(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of any published layout under this package's own keys.
 
     Raises:
-        CheckpointError: an entry is not an array.
+        CheckpointError: an entry is no dense array of real numbers (sparse, quantised, complex, boolean, ...), or not finite.
     """
-    import torch
-
     if not isinstance(state_dict, Mapping):
         raise CheckpointError(f"a checkpoint maps names to tensors; got {type(state_dict).__name__}")
     inner = state_dict.get("state_dict", state_dict)
@@ -109,7 +109,7 @@ def canonical_keys(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(f"`state_dict` must map names to tensors; got {type(inner).__name__}")
     tensors: dict[str, Tensor] = {}
     for key, value in inner.items():
-        if not isinstance(key, str) or not hasattr(value, "shape"):
+        if not isinstance(key, str) or not (isinstance(value, Tensor) or hasattr(value, "shape")):
             raise CheckpointError(f"`state_dict` must map names to tensors; `{key}` is {type(value).__name__}")
         name = _canonical(key)
         if name in tensors:
@@ -120,9 +120,30 @@ def canonical_keys(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             tensors[name] = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"`{key}` is no array of numbers ({error})") from error
-        if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
-            raise CheckpointError(f"`{key}` holds NaN or infinity: the checkpoint is damaged, or its training diverged")
+        _check_kind(key, tensors[name])
     return tensors
+
+
+def _check_kind(key: str, tensor: Tensor) -> None:
+    """Refuse what a layer would not take, or would take as something else: masks, indices, numbers without their scale."""
+    dtypes = (*_DTYPES, torch.int64) if key.endswith(_COUNTER) else _DTYPES
+    if tensor.is_nested:
+        kind, remedy = "a nested tensor", "save plain tensors, one under each name"
+    elif tensor.layout != torch.strided:
+        kind, remedy = f"of the layout {tensor.layout}", "save it dense: `tensor.to_dense()`"
+    elif tensor.is_quantized:
+        kind, remedy = f"quantised ({tensor.dtype})", "save it as numbers: `tensor.dequantize()`"
+    elif tensor.is_meta:
+        kind, remedy = "a meta tensor, which has no values", "save the network after its weights were loaded"
+    elif tensor.dtype not in dtypes:
+        kind, remedy = f"of {tensor.dtype}", "save the weights as real numbers: `network.float().state_dict()`"
+    elif not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"`{key}` holds NaN or infinity: the checkpoint is damaged, or its training diverged")
+    else:
+        return
+    raise CheckpointError(
+        f"`{key}` is {kind}; weights are dense tensors of float16, bfloat16, float32 or float64\nhint: {remedy}"
+    )
 
 
 def _canonical(key: str) -> str:

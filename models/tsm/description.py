@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from effvision.errors import InputError, ModelFileError
 from effvision.metadata import Metadata
 from effvision.models.tsm.smoothing import Smoothing
@@ -38,8 +40,8 @@ def check_description(metadata: Metadata) -> None:
         )
 
 
-def check_settings(labels: Any, size: Any, short_side: Any, mean: Any, std: Any) -> None:
-    """Check what a user says of a network of his own.
+def check_settings(labels: Any, size: Any, short_side: Any, mean: Any, std: Any) -> dict[str, Any]:
+    """Check what a user says of a network of his own; return it as the description's `preprocess`, in plain numbers.
 
     Raises:
         InputError: a setting is of the wrong kind or out of range.
@@ -56,11 +58,22 @@ def check_settings(labels: Any, size: Any, short_side: Any, mean: Any, std: Any)
         raise InputError(
             f"`short_side` must be {min(size)} pixels or more, so that {size} can be cropped; got {short_side!r:.100}"
         )
-    for name, values, least in (("mean", mean, None), ("std", std, 0)):
-        numbers = (
-            isinstance(values, (tuple, list)) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)
-        )
-        if not numbers or (least is not None and min(values) <= least):
-            raise InputError(
-                f"`{name}` must be three numbers, one per RGB channel{', above 0' * (name == 'std')}; got {values!r:.100}"
-            )
+    channels = {"mean": _per_channel(mean), "std": _per_channel(std)}
+    if channels["mean"] is None:
+        raise InputError(f"`mean` must be three finite numbers, one per RGB channel; got {mean!r:.100}")
+    if channels["std"] is None or min(channels["std"]) <= 0:
+        raise InputError(f"`std` must be three finite numbers, one per RGB channel, above 0; got {std!r:.100}")
+    return {"short_side": short_side, "size": list(size), **channels}
+
+
+def _per_channel(values: Any) -> list[float] | None:
+    """Three finite real numbers, from a sequence or an array of any real type; None if they are not that."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    if array.dtype.kind not in "fiu" or array.shape != (3,):
+        return None
+    with np.errstate(over="ignore"):  # a longer type may hold what is infinite here
+        numbers = array.astype(np.float64)
+    return numbers.tolist() if np.isfinite(numbers).all() else None

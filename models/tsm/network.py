@@ -221,7 +221,8 @@ def insert_temporal_shift(
         network: Any module (N, 3, H, W) -> (N, K). Its weights are kept; modules at the sites are wrapped.
         frames: T of the clips it will be trained on.
         direction: `causal` (past only; also streams), `bidirectional` (whole clips) or `none` (no shift: a frame-only control).
-        fold: 1/fold of the channels moves (each way, if bidirectional). The paper uses 8.
+        fold: 1/fold of a site's channels moves (each way, if bidirectional), so it needs `fold` channels or more. The paper
+            uses 8.
         sites: Names of the modules to shift before, as in `network.named_modules()`. By default the first convolution of every
             residual branch, found by tracing the network with `torch.fx`.
 
@@ -229,7 +230,8 @@ def insert_temporal_shift(
         The temporal network around `network`.
 
     Raises:
-        InputError: a name in `sites` does not exist, no residual branch was found, or the network cannot be traced.
+        InputError: a name in `sites` does not exist, a convolution there has fewer than `fold` channels, no residual branch was
+            found, or the network cannot be traced.
     """
     if direction not in ("bidirectional", "causal", "none"):
         raise InputError(f"`direction` must be 'bidirectional', 'causal' or 'none'; got {direction!r}")
@@ -243,6 +245,12 @@ def insert_temporal_shift(
                 raise InputError(f"the network has no module named {name!r}; see `network.named_modules()`")
             if names.count(name) > 1 or any(other.startswith(f"{name}.") for other in names):
                 raise InputError(f"`sites` names {name!r} twice, or something inside it too; a site shifts once")
+            channels = getattr(modules[name], "in_channels", fold)  # what is no convolution does not say
+            if isinstance(channels, int) and channels < fold:
+                raise InputError(
+                    f"{name!r} has {channels} channels; with fold={fold} a shift before it moves none\n"
+                    "hint: give a smaller `fold`, or `sites` that leave it out"
+                )
         for name in names:
             _replace(network, name, lambda module: ShiftSite(module, fold))
     return TemporalNetwork(network, frames=frames, direction=direction)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTOR", "TSM"]
 
-_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _KEPT_FRAMES = 4096
 
 
@@ -83,94 +82,46 @@ class TSM(Predictor):
     ) -> TSM:
         """Use a temporal network of your own, such as one made by `insert_temporal_shift`, in PyTorch.
 
+        The network is used itself, not a copy: it is switched to eval mode and moved to `device`. To train it further, call
+        `network.train()` and build a new TSM afterwards: sessions and exported files name the weights as they are now.
+
         Args:
-            network: Takes normalised clips (N, T, 3, H, W).
+            network: Takes normalised clips (N, T, 3, H, W). Every shift site must have at least `fold` channels.
             labels: K class names in the order of its outputs.
-            size: (height, width) in pixels of its input.
+            size: (height, width) in pixels of its input, any size the network takes.
             short_side: Resize so that the shorter side has this many pixels, then crop the centre; None stretches to `size`.
             fps: Rate the network was trained at; None: every frame of a source is used.
-            mean: Per RGB channel, of values 0..1.
-            std: Per RGB channel, of values 0..1.
+            mean: Three numbers, one per RGB channel, of values 0..1; a sequence or an array.
+            std: Likewise, above 0.
             device: Of PyTorch.
 
         Raises:
-            InputError: a setting is out of range, or there are not as many labels as the network has outputs.
+            DTypeError: `network` is no temporal network.
+            InputError: a setting is out of range, the network cannot take frames of `size`, it has not as many outputs as there
+                are labels, or one of its shift sites has fewer channels than `fold`.
         """
-        check_settings(labels, size, short_side, mean, std)
-        positive("fps", fps)
-        if (found := network.outputs(*size)) != len(labels):
-            raise InputError(f"the network has {found} outputs, but {len(labels)} labels were given")
-        preprocess = {"short_side": short_side, "size": list(size), "mean": list(mean), "std": list(std)}
-        options = {"fps": fps, "sampling": "uniform"}
-        return cls._from_parts(network, tuple(labels), preprocess, options, device=device)
+        from effvision.models.tsm.assemble import assemble, check_network
+
+        preprocess = check_settings(labels, size, short_side, mean, std)
+        options = {"fps": positive("fps", fps), "sampling": "uniform"}
+        check_network(network, size, len(labels))
+        return cls(*assemble(network, tuple(labels), preprocess, options, device=device))
 
     @classmethod
     def _from_torch(cls, card: Card, weights: Path | None, *, device: str, seed: int = 0) -> TSM:
-        from effvision.models.tsm.network import build
+        from effvision.models.tsm.assemble import assemble, card_network
 
-        labels = card.class_names
-        settings = dict(card.network)
-        if weights is None:
-            import torch
-
-            from effvision.models.tsm.network import randomise
-
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                network = randomise(build(len(labels), **settings)).eval()
-        else:
-            from effvision.checkpoints import read_checkpoint
-            from effvision.models.tsm.convert import canonical_keys, load_weights
-
-            network = load_weights(build(len(labels), **settings), canonical_keys(read_checkpoint(weights)))
-        digest = "" if weights is None else sha256(weights)
-        return cls._from_parts(
-            network,
-            labels,
+        parts = assemble(
+            card_network(card, weights, seed=seed),
+            card.class_names,
             card.preprocess,
             card.options,
             device=device,
             card=card.name,
             licence=card.licence,
-            weights_sha256=digest,
+            weights_sha256="" if weights is None else sha256(weights),
         )
-
-    @classmethod
-    def _from_parts(
-        cls,
-        network: TemporalNetwork,
-        labels: tuple[str, ...],
-        preprocess: Mapping[str, Any],
-        options: Mapping[str, Any],
-        *,
-        device: str,
-        card: str = "",
-        licence: str = "",
-        weights_sha256: str = "",
-    ) -> TSM:
-        from effvision import __version__
-        from effvision.models.tsm.graphs import ClipGraph, StepGraph, clip_spec, step_spec
-        from effvision.runtime.torch import TorchRuntime
-
-        preprocess = {**_IMAGENET, "color": "RGB", "range": [0, 255], **preprocess}
-        height, width = preprocess["size"]
-        streams = network.streams
-        graph = (StepGraph if streams else ClipGraph)(network, preprocess["mean"], preprocess["std"])
-        spec = (step_spec if streams else clip_spec)(network, height, width)
-        options = {"direction": network.direction, "frames": network.frames, **options}
-        metadata = Metadata(
-            family=cls.family,
-            card=card,
-            task="classification",
-            labels=labels,
-            graphs={spec.name: spec},
-            preprocess=preprocess,
-            options=options,
-            version=__version__,
-            licence=licence,
-            weights_sha256=weights_sha256,
-        )
-        return cls(TorchRuntime({spec.name: graph}, metadata.graphs, device=device), metadata)
+        return cls(*parts)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -209,6 +160,8 @@ class TSM(Predictor):
             InputError: it holds no frame, or frames that cannot be used.
         """
         with open_source(inputs) as source:
+            if source.live:
+                raise InputError(f"{source.name} never ends, so there is no answer for all of it\nhint: use `stream`")
             causal = self.metadata.options["direction"] == "causal" and self.streams
             return self._predict_stream(source) if causal else self._predict_clip(source)
 
@@ -319,14 +272,19 @@ class TSM(Predictor):
                     for n in range(batch)
                 ]
             )
-        from effvision.models.tsm.clips import render_clip
+        from effvision.models.tsm.clips import SMALLEST, render_clip
 
-        height, width = self.metadata.preprocess["size"]
+        size = tuple(self.metadata.preprocess["size"])
+        drawn = (max(SMALLEST, size[0]), max(SMALLEST, size[1]))
         names = ("left", "closer", "clockwise", "shake")
-        clips = [
-            render_clip(names[n % 4], frames=steps, size=(height, width), fps=self.fps or 12.0, seed=seed + n)
+        clips: Any = [
+            render_clip(names[n % 4], frames=steps, size=drawn, fps=self.fps or 12.0, seed=seed + n)
             for n in range(batch)
         ]
+        if drawn != size:  # too small to draw in
+            clips = [
+                [resize_crop(frame, short_side=None, size=size, mode="stretch") for frame in clip] for clip in clips
+            ]
         return np.stack(clips).transpose(0, 1, 4, 2, 3).astype(np.float32)
 
     def example_updates(self, count: int, *, seed: int) -> Iterator[np.ndarray]:

@@ -3,10 +3,14 @@
     python -m effvision.models.tsm.recipe train --out runs/motion
     python -m effvision.models.tsm.recipe evaluate weights/tsm-mobilenetv2-motion.safetensors
     python -m effvision.models.tsm.recipe control --out runs/motion-control
+    python -m effvision.models.tsm.recipe rule
+    python -m effvision.models.tsm.recipe real
 
 `train` is seeded, writes a checkpoint every few minutes and goes on from it after a kill. `control` trains the same network
-without shift, which sees single frames only. Pictures: frames of `video/intel` (CC BY 4.0) and `gestures/poses` (MIT) under
-EFFVISION_SHARED (default: `shared` beside the repository). `--dry-run` needs no data and takes seconds.
+without shift, which sees single frames only. `rule` chooses the card's smoothing on the training side; `real` then measures the
+weights on footage that training has not seen, and chooses nothing. Pictures: frames of `video/intel` (CC BY 4.0) and
+`gestures/poses` (MIT) under EFFVISION_SHARED (default: `shared` beside the repository). `--dry-run` needs no data and takes
+seconds.
 
 On Linux, large pages and no mmap for tensors make training on the CPU up to twice as fast:
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,9 +29,13 @@ from pathlib import Path
 
 import torch
 
+from effvision.cards import get_card
+from effvision.checkpoints import find_weights
+from effvision.errors import EffvisionError
 from effvision.models.tsm.network import Direction
 from effvision.models.tsm.recipe_data import Stage, data_root
 from effvision.models.tsm.recipe_evaluate import VALIDATION_SEED, Report, evaluate, load_motion
+from effvision.models.tsm.recipe_real import measure_real, measure_rule
 from effvision.models.tsm.recipe_train import Settings, check_device, train
 
 __all__ = ["dry_settings", "main"]
@@ -34,10 +43,27 @@ __all__ = ["dry_settings", "main"]
 CONTROL_STEPS = 400  # its loss is flat long before
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; see the module's text."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, see the module's text; return its exit code."""
     options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except EffvisionError as error:
+        print(f"effvision: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
+    if options.command in ("real", "rule"):
+        data = options.data or data_root()
+        weights = options.weights or find_weights(get_card("tsm-mobilenetv2-motion"))
+        if options.command == "rule":
+            measure_rule(weights, data, seed=options.seed, as_json=options.json)
+        else:
+            measure_real(weights, data, clips=options.clips, seed=options.seed, as_json=options.json)
+        return
     root = None if options.dry_run else data_root()
     clips = 20 if options.dry_run else options.clips
     if options.command == "evaluate":
@@ -106,8 +132,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
         command.add_argument("--device", default="cpu")
         command.add_argument("--dry-run", action="store_true", help="a few tiny steps without any data")
+    for name, text in (
+        ("rule", "choose the smoothing of the card on the training side"),
+        ("real", "measure a weights file on real footage that training has not seen"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("weights", type=Path, nargs="?", help="default: the bundled file")
+        command.add_argument("--data", type=Path, metavar="DIR", help="folder with `gestures` and `video`")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+        command.add_argument("--json", action="store_true", help="print one JSON object last")
+    command.add_argument("--clips", type=int, default=1000, help="rendered held-out clips of each length; 0 for none")
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

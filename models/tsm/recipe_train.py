@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from effvision._files import write_bytes
 from effvision.errors import CheckpointError, InputError
 from effvision.models.tsm.clips import IGNORED, LABELS
 from effvision.models.tsm.network import Direction, TemporalNetwork, build
@@ -185,7 +186,11 @@ def train(settings: Settings) -> Path:
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
-    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; atomic."""
+    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; the file appears whole.
+
+    Raises:
+        SourceError: it cannot be written.
+    """
     from safetensors.torch import save
 
     kept = {
@@ -194,10 +199,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
         if not name.endswith("num_batches_tracked")
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_bytes(save(kept))  # `save_file` would make it readable to its owner only
-    os.replace(beside, path)
-    return path
+    return write_bytes(path, save(kept))
 
 
 def _kaiming(network: nn.Module) -> None:
@@ -272,5 +274,8 @@ def check_device(name: str) -> str:
         InputError: it cannot.
     """
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"`--device {name}` was asked for, but this torch sees no CUDA device")
+        raise InputError(
+            f"`--device {name}` was asked for, but this torch sees no CUDA device\n"
+            "hint: leave `--device` out to compute on the CPU"
+        )
     return name

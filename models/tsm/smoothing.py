@@ -30,10 +30,12 @@ class Smoothing:
 
     Attributes:
         window: Logits of this many last frames are averaged; 1 keeps each frame's own.
-        masked: Classes never answered: the label before them stays.
+        masked: Classes never answered: the label before them stays; before any label, the best class that is not masked.
         merged: Classes answered as another one.
         confirm: Keep the old label unless the last two answers agree: a label holds for two frames at least.
         start: Class the history begins with, where `confirm` or `masked` need one before the first answer.
+        threshold: Score (softmax of the averaged logits, 0..1) a class needs, over a full window, to be answered; 0: none.
+        rest: Class answered while no class reaches `threshold`; None: the label before stays.
     """
 
     window: int = 1
@@ -41,6 +43,8 @@ class Smoothing:
     merged: Mapping[int, int] = field(default_factory=dict)
     confirm: bool = False
     start: int | None = None
+    threshold: float = 0.0
+    rest: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
@@ -49,9 +53,12 @@ class Smoothing:
             raise InputError(
                 f"`masked` must be a tuple and `merged` a mapping of classes; got {self.masked!r}, {self.merged!r}"
             )
+        number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
+        if not number or not 0 <= self.threshold <= 1:
+            raise InputError(f"`threshold` must be a score, 0 to 1; got {self.threshold!r:.100}")
 
     def check_classes(self, count: int) -> None:
-        """Refuse a rule that names a class outside 0..count-1.
+        """Refuse a rule that names a class outside 0..count-1, masks every class, or would answer a masked one.
 
         Raises:
             InputError: it does.
@@ -60,10 +67,20 @@ class Smoothing:
             *self.masked,
             *self.merged.keys(),
             *self.merged.values(),
-            *([] if self.start is None else [self.start]),
+            *(index for index in (self.start, self.rest) if index is not None),
         ]
         if wrong := [index for index in named if not isinstance(index, int) or not 0 <= index < count]:
             raise InputError(f"the smoothing rule names class {wrong[0]!r}, but there are classes 0 to {count - 1}")
+        if len(set(self.masked)) == count:
+            raise InputError(
+                f"`masked` names all {count} classes, which leaves none to answer\nhint: leave one out of it"
+            )
+        for index in (*self.merged.values(), self.start, self.rest):
+            if index in self.masked:
+                raise InputError(
+                    f"class {index} is in `masked`, never to be answered, and in `start`, `rest` or what `merged` answers\n"
+                    "hint: leave it out of one of them"
+                )
 
     def begin(self) -> SmoothingMemory:
         """Return the memory of a stream that has seen nothing."""
@@ -73,10 +90,24 @@ class Smoothing:
         """Take the logits (K,) of one frame; return the label's index and the averaged logits (K,). Updates `memory`."""
         memory.logits = [*memory.logits, logits.tolist()][-self.window :]
         mean: np.ndarray = np.asarray(memory.logits, np.float32).mean(axis=0)
-        return self.decide(int(mean.argmax()), memory), mean
+        best = int(mean.argmax())
+        if best in self.masked and not memory.labels:  # no label yet that could stay
+            best = next(index for index in (-mean).argsort(kind="stable").tolist() if index not in self.masked)
+        if self.threshold and not self._sure(best, mean, memory):
+            best = self._resting(best, memory)
+        return self.decide(best, memory), mean
+
+    def _sure(self, best: int, mean: np.ndarray, memory: SmoothingMemory) -> bool:
+        # a few frames that agree by chance are no full window: it also keeps the first frames of a stream quiet
+        return len(memory.logits) == self.window and bool(softmax(mean)[best] >= self.threshold)
+
+    def _resting(self, best: int, memory: SmoothingMemory) -> int:
+        if self.rest is not None:
+            return self.rest
+        return memory.labels[-1] if memory.labels else best  # something has to be answered first
 
     def decide(self, index: int, memory: SmoothingMemory) -> int:
-        """Take one frame's best class; return the class to show. Updates `memory`."""
+        """Take one frame's best class (the first one not masked, see `update`); return the class to show. Updates `memory`."""
         history = memory.labels
         if index in self.masked and history:
             index = history[-1]
@@ -94,7 +125,7 @@ class Smoothing:
     def from_dict(data: Mapping[str, Any]) -> Smoothing:
         """Rebuild from `to_dict`, a card's table or exported metadata."""
         merged = {int(old): int(new) for old, new in data.get("merged", {}).items()}
-        known = {key: data[key] for key in ("window", "confirm", "start") if key in data}
+        known = {key: data[key] for key in ("window", "confirm", "start", "threshold", "rest") if key in data}
         return Smoothing(masked=tuple(data.get("masked", ())), merged=merged, **known)
 
 

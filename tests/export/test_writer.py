@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from effvision import TSM
 from effvision.errors import ExportError, InputError, ShapeError, SourceError
 from effvision.export import export_onnx
+from effvision.export.opset import to_opset
 from effvision.metadata import GraphSpec, Metadata, TensorSpec
 from effvision.models.tsm.network import build, randomise
 from effvision.runtime.torch import TorchRuntime
@@ -95,6 +96,17 @@ def test_it_runs_in_a_process_that_cannot_import_torch(exported: Any) -> None:
     done = subprocess.run([sys.executable, "-c", script, str(Path(exported))], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in set("abcd")
+
+
+def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from effvision.cli import main
+
+    report = model().export(tmp_path / "CAMERA.ONNX")
+    assert TSM.from_pretrained(tmp_path / "CAMERA.ONNX").runtime.name == "onnx" and report.path.name == "CAMERA.ONNX"
+    assert main(["info", str(report.path)]) == 0
+    assert "logits" in capsys.readouterr().out
+    with pytest.raises(InputError, match="leave `card` out"):
+        TSM.from_pretrained(report, card="tsm-mobilenetv2-motion")
 
 
 def test_a_fixed_batch_takes_exactly_that_many_streams(tmp_path: Path) -> None:
@@ -226,6 +238,75 @@ def test_trap_3_a_scatter_that_tensorrt_gets_wrong_is_named_in_report_and_file(
     stored = json.loads(onnx.load(report).metadata_props[0].value)
     assert stored["check"]["warnings"] == list(report.warnings)
     assert "warning" in str(report)
+
+
+class Overwrite(nn.Module):
+    """Plain ScatterElements: `reduction`, which opset 16 brought, says only that there is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.tensor([7, 6, 5, 4, 3, 2, 1, 0]).expand(x.shape[0], 4, 8)
+        return torch.zeros(x.shape[0], 4, 8).scatter(2, index, x)[:, :, 0]
+
+
+@pytest.mark.parametrize("opset", [13, 15, 16, 18])
+def test_a_scatter_that_overwrites_exports_at_every_opset(opset: int, tmp_path: Path) -> None:
+    report = export_planted(Overwrite(), tmp_path / "m.onnx", opset=opset)
+    assert "ScatterElements" in {node.op_type for node in onnx.load(report).graph.node} and report.opset == opset
+
+
+@pytest.mark.parametrize(("part", "operator"), [(ScatterAdd(), "ScatterElements"), (IndexPut(), "ScatterND")])
+def test_a_scatter_that_adds_up_is_refused_below_the_opset_that_has_it(
+    part: nn.Module, operator: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=rf"{operator} .*opset 15(?s:.*)\nhint: export with a newer opset"):
+        export_planted(part, tmp_path / "m.onnx", opset=15)
+    assert list(tmp_path.iterdir()) == []
+    assert export_planted(part, tmp_path / "m.onnx", opset=16).opset == 16
+
+
+def scatter(operator: str, reduction: str | None) -> onnx.ModelProto:
+    """A graph of one scatter (4, 2) at opset 18."""
+    shape = (1, 2) if operator == "ScatterElements" else (1, 1)
+    stated = {} if reduction is None else {"reduction": reduction}
+    node = onnx.helper.make_node(operator, ["x", "at", "new"], ["y"], name="s", **stated)
+    values = [
+        onnx.helper.make_tensor_value_info(name, kind, axes)
+        for name, kind, axes in (
+            ("x", onnx.TensorProto.FLOAT, (4, 2)),
+            ("at", onnx.TensorProto.INT64, shape),
+            ("new", onnx.TensorProto.FLOAT, (1, 2)),
+            ("y", onnx.TensorProto.FLOAT, (4, 2)),
+        )
+    ]
+    graph = onnx.helper.make_graph([node], "g", values[:3], values[3:])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+
+
+@pytest.mark.parametrize("operator", ["ScatterElements", "ScatterND"])
+@pytest.mark.parametrize(
+    ("reduction", "opset", "fits"),
+    [
+        (None, 13, True),
+        ("none", 13, True),
+        ("none", 17, True),
+        ("add", 15, False),  # opset 16 brought `add` and `mul`
+        ("add", 16, True),
+        ("mul", 17, True),
+        ("max", 17, False),  # and 18 the rest
+    ],
+)
+def test_the_reduction_of_a_scatter_is_kept_dropped_or_refused(
+    operator: str, reduction: str | None, opset: int, fits: bool
+) -> None:
+    model = scatter(operator, reduction)
+    if fits:
+        to_opset(model, opset)
+        onnx.checker.check_model(model, full_check=True)
+        kept = [attribute.s.decode() for attribute in model.graph.node[0].attribute]
+        assert kept == ([reduction] if reduction in ("add", "mul") else [])
+    else:
+        with pytest.raises(ExportError, match=rf"{operator} \(node `s`\).*opset {opset}"):
+            to_opset(model, opset)
 
 
 class Sample(nn.Module):

@@ -152,3 +152,38 @@ def test_weights_that_are_not_finite_or_come_twice_are_refused() -> None:
         canonical_keys({**tensors, "new_fc.weight": torch.zeros(4, 1280)})
     with pytest.raises(CheckpointError, match="NoneType"):
         from_reference(None, backbone="resnet18")  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*(Sparse|quantized tensor|nested tensors|TypedStorage)")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.to_sparse(), r"sparse_coo.*to_dense\(\)"),
+        (lambda w: w.flatten(1).to_sparse_csr(), r"sparse_csr.*to_dense\(\)"),
+        (lambda w: torch.nested.nested_tensor([w, w]), r"nested"),
+        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), r"quantised.*qint8.*dequantize\(\)"),
+        (lambda w: w.to("meta"), r"no values"),
+        (lambda w: w.to(torch.complex64), r"complex64"),
+        (lambda w: w.numpy().astype(complex), r"complex128"),
+        (lambda w: w > 0, r"bool"),
+        (lambda w: w.to(torch.int8), r"int8"),
+        (lambda w: w.to(torch.float8_e4m3fn), r"float8_e4m3fn"),
+    ],
+)
+def test_weights_of_a_kind_that_is_no_dense_real_tensor_are_refused_by_name(change: Any, said: str) -> None:
+    tensors = published(backbone="mobilenetv2", width=0.35)
+    counter = next(key for key in tensors if key.endswith("num_batches_tracked"))
+    with pytest.raises(CheckpointError, match=rf"`{counter}` is of torch.bool"):
+        canonical_keys({**tensors, counter: tensors[counter] > 0})
+    name = next(iter(tensors))
+    with pytest.raises(CheckpointError, match=rf"(?s)`{name}` .*{said}") as caught:
+        canonical_keys({**tensors, name: change(tensors[name])})
+    assert "hint: " in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_floating_precision_are_taken(dtype: torch.dtype) -> None:
+    tensors = published(backbone="mobilenetv2", width=0.35)
+    given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()}
+    network = load_weights(build(4, backbone="mobilenetv2", width=0.35), canonical_keys(given))
+    assert {value.dtype for value in network.parameters()} == {torch.float32}

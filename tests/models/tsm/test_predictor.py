@@ -11,6 +11,7 @@ import torch
 
 from effvision import TSM
 from effvision.errors import DTypeError, InputError, RangeError, StateError, StreamingError
+from effvision.models.tsm.assemble import assemble
 from effvision.models.tsm.network import build, randomise
 from effvision.models.tsm.sampling import uniform_indices
 from effvision.models.tsm.smoothing import Smoothing
@@ -194,9 +195,8 @@ def test_a_causal_prediction_is_the_mean_over_the_stream_at_the_trained_rate(mod
 def test_frames_before_the_network_has_settled_do_not_count_in_a_prediction() -> None:
     torch.manual_seed(1)
     network = randomise(build(4, backbone="mobilenetv2", width=0.25, shift="causal")).eval()
-    settled = TSM._from_parts(
-        network, LABELS, {"short_side": None, "size": [32, 32]}, {"fps": None, "settle": 2}, device="cpu"
-    )
+    parts = assemble(network, LABELS, {"short_side": None, "size": [32, 32]}, {"fps": None, "settle": 2}, device="cpu")
+    settled = TSM(*parts)
     frames = pictures(6)
     session = settled.session()
     results = [session.update(frame) for frame in frames]
@@ -236,8 +236,12 @@ def test_a_session_of_another_model_is_refused(model: TSM, tmp_path: Path) -> No
     other = TSM.from_network(
         build(4, backbone="mobilenetv2", width=0.5, shift="causal").eval(), labels=LABELS, size=(32, 32)
     )
-    with pytest.raises(StateError, match="this model's state"):
+    with pytest.raises(StateError, match="was saved by"):
         other.session(path=saved)
+    network = model.runtime.modules["step"].network  # type: ignore[attr-defined]
+    larger = TSM.from_network(network, labels=LABELS, size=(64, 64))
+    with pytest.raises(StateError, match="this model's state"):
+        larger.session(path=saved)
     (tmp_path / "t.npz").write_bytes(saved.read_bytes()[:200])
     with pytest.raises(StateError, match="no saved session or is damaged"):
         model.session(path=tmp_path / "t.npz")

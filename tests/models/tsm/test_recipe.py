@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from effvision.cards import get_card
-from effvision.errors import CheckpointError, InputError
+from effvision.errors import CheckpointError, InputError, SourceError
 from effvision.models.tsm import recipe_train
 from effvision.models.tsm.clips import IGNORED, LABELS
 from effvision.models.tsm.recipe import dry_settings, main
@@ -34,7 +34,7 @@ def tiny(out: Path, **changes: object) -> Settings:
 
 
 def test_a_dry_run_trains_and_its_file_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", "--out", str(tmp_path), "--dry-run", "--threads", "1", "--steps", "3"])
+    assert main(["train", "--out", str(tmp_path), "--dry-run", "--threads", "1", "--steps", "3"]) == 0
     assert "accuracy" in capsys.readouterr().out
     network = load_motion(tmp_path / "weights.safetensors")
     assert network.frame_logits(torch.zeros(1, 4, 3, 64, 64)).shape == (1, 4, len(LABELS))
@@ -174,8 +174,23 @@ def test_a_file_that_is_no_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no CUDA"):
-        main(["train", "--out", str(tmp_path), "--dry-run", "--device", "cuda"])
+    with pytest.raises(InputError, match=r"no CUDA device\nhint: "):
+        recipe_train.check_device("cuda")
+
+
+def test_an_error_of_ours_is_said_in_a_line_and_the_command_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tmp_path / "absent.safetensors"), "--dry-run", "--threads", "1"]) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("effvision: ") and "absent.safetensors" in told.err
+
+
+def test_weights_that_cannot_be_written_are_our_error_and_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").mkdir()
+    with pytest.raises(SourceError, match=r"weights\.safetensors: it is a folder"):
+        recipe_train.save_weights({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
 def test_the_card_says_what_the_recipe_trains() -> None:
