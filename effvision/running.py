@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -130,45 +130,57 @@ def _opens_windows() -> bool:
 
 
 def _run_streams(model: Any, options: argparse.Namespace, given: dict[str, Any]) -> int:
-    from effvision.sources import open_source
-    from effvision.sources.together import close_all
-
     # FFmpeg's own complaints, a line for each damaged packet; what matters is said by our errors. OpenCV reads this once.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    opened: list[Any] = []
     failed: list[int] = []
 
     def report(place: int, error: EffvisionError) -> None:
         failed.append(place)
         _say(f"effvision: {error}")
 
-    try:
-        for word in options.source:
-            opened.append(open_source(as_source(word)))
-        if len(opened) > 1:
-            results = model.stream_many(opened, on_error=report, **given)
-        else:
-            results = ((0, result) for result in model.stream(opened[0], **given))
-        tally = _Tally(opened)
-        with closing(results), _Savers(options.save, opened) as savers, _Window(options.show, opened) as window:
-            try:
-                for place, result in _progress(results, opened[0].count if len(opened) == 1 else None):
-                    tally.add(place, result)
-                    savers.add(place, result)
-                    tally.show(place, result, as_json=options.json)
-                    if not window.show(place, result):
-                        break
-            except KeyboardInterrupt:
-                if not all(source.live for source in opened):
-                    raise
-                # Ctrl-C is how one ends a camera: what was saved is whole, and that is no failure
-        tally.finish(quiet=options.json)
-        _say(f"{tally} ({model!r})")
-        for line in tally.dropped():
-            _say(line)
-    finally:
-        close_all(opened)
+    opened, results = _begin(model, options.source, given, report)
+    tally = _Tally(opened)
+    with closing(results), _Savers(options.save, opened) as savers, _Window(options.show, opened) as window:
+        try:
+            for place, result in _progress(results, opened[0].count if len(opened) == 1 else None):
+                tally.add(place, result)
+                savers.add(place, result)
+                tally.show(place, result, as_json=options.json)
+                if not window.show(place, result):
+                    break
+        except KeyboardInterrupt:
+            if not all(source.live for source in opened):
+                raise
+            # Ctrl-C is how one ends a camera: what was saved is whole, and that is no failure
+    tally.finish(quiet=options.json)
+    _say(f"{tally} ({model!r})")
+    for line in tally.dropped():
+        _say(line)
     return 1 if failed else 0
+
+
+def _begin(
+    model: Any, words: Sequence[str], given: dict[str, Any], report: Callable[[int, EffvisionError], None]
+) -> tuple[list[Any], Generator[tuple[int, Any], None, None]]:
+    """Open the sources; return them and the results, whose end closes them."""
+    from effvision.sources import open_source
+    from effvision.sources.together import close_all
+
+    def alone(results: Any) -> Generator[tuple[int, Any], None, None]:
+        with closing(results):
+            for result in results:
+                yield 0, result
+
+    opened: list[Any] = []
+    try:
+        for word in words:
+            opened.append(open_source(as_source(word)))
+        if len(opened) == 1:
+            return opened, alone(model.stream(opened[0], **given))
+        return opened, model.stream_many(opened, on_error=report, **given)
+    except BaseException:
+        close_all(opened)
+        raise
 
 
 def _run_whole(model: Any, options: argparse.Namespace) -> int:

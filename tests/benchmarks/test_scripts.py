@@ -25,6 +25,10 @@ KEYS = {
         "state_constant",
         "first_label_s",
     },
+    "tsm_soak.py": {"growth_mb_1k_synthetic", "state_constant", "state_finite", "state_repeats", "steps_of_updates"},
+    "tsm_streams.py": {
+        f"{key}_{streams}" for key in ("frames_per_s", "batched_over_single") for streams in (1, 2, 4, 8, 16)
+    },
     "export.py": {"size_over_weights", "export_s", "identical"},
 }
 pytestmark = [
@@ -53,6 +57,23 @@ def test_streaming_tells_every_key_last_and_runs_without_the_sample_video(tmp_pa
     assert "https://github.com/intel-iot-devkit/sample-videos/" in said
     assert "random weights" in said
     assert all(key in said for key in KEYS["tsm_streaming.py"])
+
+
+def test_the_soak_tells_every_key_and_finds_the_same_state_after_every_loop(tmp_path: Path) -> None:
+    _, found = run("tsm_soak.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["tsm_soak.py"], "missed", "mode", "details", "machine"}
+    assert all(found[key] is True for key in ("state_constant", "state_finite", "state_repeats"))
+    assert found["steps_of_updates"] == 1 and sum(found["details"]["labels"].values()) == 1000
+
+
+def test_streams_tell_every_key_for_both_models_and_both_ways_agree() -> None:
+    said, found = run("tsm_streams.py")
+    assert set(found) == {*KEYS["tsm_streams.py"], "missed", "mode", "details", "machine"}
+    for key in KEYS["tsm_streams.py"]:
+        assert set(found[key]) == {"tsm-mobilenetv2-motion", "tsm-mobilenetv2-jester"}
+        assert all(value > 0 for value in found[key].values())
+    assert max(found["details"]["batched_differs"].values()) < 1e-4
+    assert "random weights (timing only)" in said and found["details"]["gemm_gflops"] > 0
 
 
 def test_export_tells_every_key_for_every_family() -> None:
