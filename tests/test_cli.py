@@ -259,8 +259,48 @@ def test_bench_gives_percentiles(onnx: str, capsys: pytest.CaptureFixture[str]) 
     (figures,) = _lines(capsys.readouterr().out)
     assert 0 < figures["p50_ms"] <= figures["p90_ms"] <= figures["p99_ms"] and figures["runs"] == 10
     assert figures["runtime"] == "onnx"
+    assert figures["multiply_adds"] == 17_618_240 and 0 < figures["limit_share"] < 2
     assert main(["bench", onnx, "--runs", "3", "--warmup", "1"]) == 0
     assert "p50_ms" in capsys.readouterr().out
+
+
+def test_bench_times_two_models_in_turns(onnx: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", onnx, "--vs", onnx, "--runs", "6", "--warmup", "1"]
+    assert main([*command, "--json"]) == 0
+    first, second = _lines(capsys.readouterr().out)
+    assert "time_over_first" in second and "time_over_first" not in first
+    assert second["time_over_first"] == pytest.approx(second["p50_ms"] / first["p50_ms"], abs=1e-3)
+    assert main(command) == 0
+    assert "of the first one's time" in capsys.readouterr().out
+
+
+def test_bench_takes_the_first_provider_that_works_and_names_the_others(
+    onnx: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", CARD, "--providers", "tensorrt,cpu", "--runs", "2", "--warmup", "1", "--json"]) == 0
+    said = capsys.readouterr()
+    assert _lines(said.out)[0]["device"] == "cpu" and "not on tensorrt" in said.err
+    assert main(["bench", CARD, "--providers", " , "]) == 2
+
+
+def test_bench_of_many_streams_needs_a_file_that_takes_them(
+    onnx: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for streams in ("1", "3"):
+        assert main(["bench", CARD, "--streams", streams, "--runs", "2", "--warmup", "1", "--json"]) == 0
+        (figures,) = _lines(capsys.readouterr().out)
+        assert figures["streams"] == int(streams) and figures["multiply_adds"] == int(streams) * 17_618_240
+    assert main(["bench", onnx, "--streams", "3"]) == 2
+    assert "--streams 1" in capsys.readouterr().err
+
+
+def test_both_runtimes_count_the_same_multiply_adds() -> None:
+    from effvision import TSM
+
+    counted = {
+        name: TSM.from_pretrained(CARD, runtime=name).runtime.multiply_adds("step", 1) for name in ("onnx", "torch")
+    }
+    assert counted["onnx"] == counted["torch"] == 17_618_240
 
 
 def test_sample_is_the_same_for_a_seed_and_says_what_to_try(

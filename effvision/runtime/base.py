@@ -35,6 +35,15 @@ class Runtime(ABC):
             RuntimeFailure: the back end failed; its own message is inside.
         """
 
+    @abstractmethod
+    def multiply_adds(self, graph: str, batch: int) -> int:
+        """Count the multiply-adds of convolutions and matrix products in one call for `batch` streams.
+
+        Raises:
+            ModelFileError: the file does not say the shapes, or is not there any more.
+            MissingDependencyError: the package onnx, which reads the graph, is not installed.
+        """
+
     def step(
         self, arrays: Mapping[str, np.ndarray], state: State, *, graph: str = "step"
     ) -> tuple[dict[str, Array], State]:

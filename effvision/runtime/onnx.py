@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from effvision._optional import require
 from effvision.errors import InputError, ModelFileError, RuntimeFailure
 from effvision.metadata import KEY, GraphSpec, Metadata
 from effvision.runtime.base import Runtime
+from effvision.runtime.work import onnx_multiply_adds
 from effvision.state import Array
 
 __all__ = ["OnnxRuntime", "open_session", "read_metadata"]
@@ -36,6 +38,7 @@ class OnnxRuntime(Runtime):
         self.graphs = dict(graphs)
         self.device = device
         self._sessions = dict(sessions)
+        self._path: Path | None = None
         self._outputs = {name: [output.name for output in s.get_outputs()] for name, s in self._sessions.items()}
 
     @classmethod
@@ -60,7 +63,9 @@ class OnnxRuntime(Runtime):
         session = open_session(path, device=device, threads=threads)
         metadata = read_metadata(session, where=str(path))
         name = next(iter(metadata.graphs))
-        return cls({name: session}, metadata.graphs, device=device), metadata
+        runtime = cls({name: session}, metadata.graphs, device=device)
+        runtime._path = as_path(path)
+        return runtime, metadata
 
     def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Run one session; see `Runtime.run`."""
@@ -70,6 +75,13 @@ class OnnxRuntime(Runtime):
             return dict(zip(names, self._sessions[graph].run(names, feed), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise RuntimeFailure(f"ONNX Runtime failed in graph `{graph}`: {error}") from error
+
+    def multiply_adds(self, graph: str, batch: int) -> int:
+        """Count them in the file; see `Runtime.multiply_adds`."""
+        if self._path is None:
+            raise ModelFileError("these sessions were not opened from a file")
+        require("onnx", extra="onnx")
+        return onnx_multiply_adds(self._path, batch=batch)
 
 
 def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None) -> Any:

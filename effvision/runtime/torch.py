@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from effvision.errors import InputError, RuntimeFailure
 from effvision.metadata import GraphSpec
 from effvision.runtime.base import Runtime
+from effvision.runtime.work import torch_multiply_adds
 from effvision.state import Array
 
 __all__ = ["TorchRuntime"]
@@ -57,6 +59,14 @@ class TorchRuntime(Runtime):
         return {
             name: value if name in kept else value.cpu().numpy() for name, value in zip(results, outputs, strict=True)
         }
+
+    def multiply_adds(self, graph: str, batch: int) -> int:
+        """Count them in one call on zeros; see `Runtime.multiply_adds`."""
+        spec = self.graphs[graph]
+        shapes = [(batch, *tensor.shape[1:]) for tensor in spec.inputs]
+        shapes += [(batch, *state.shape) for state in spec.states]
+        zeros = tuple(self._tensor(np.zeros(shape, np.float32)) for shape in shapes)
+        return torch_multiply_adds(self.modules[graph], zeros)
 
     def _tensor(self, array: Array) -> torch.Tensor:
         tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
