@@ -8,6 +8,8 @@ To the server:  bytes  float64 seconds, uint32 number, JPEG        (little endia
                 text   {"do": "reset" | "play" | "stop" | "seen" | "runtime", ...}
 To the page:    text   {"kind": "hello" | "answer" | "state" | "error", ...}
                 bytes  uint32 length, answer as JSON of that length, JPEG
+
+What belongs to a file carries the `turn` its "play" came with, so that the page knows the last words of a clip it has left.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,12 +36,19 @@ from effvision.predictor import Predictor
 from effvision.results import Classification
 from effvision.session import Session
 from effvision.sources import Frame, open_source
+from effvision.sources.sniff import looks_like_image
 
 __all__ = ["Limits", "Models", "Visitor", "Visitors", "decode_frame", "jpeg_size"]
 
 _HEADER = struct.Struct("<dI")
 _UNSEEN = 2
 _SHOWN_WIDTH = 640
+_BROKEN = "The server failed, which is its fault, not yours; what happened is written where it was started."
+_log = logging.getLogger(__name__)
+
+
+class _Gone(Exception):
+    """The page has left, or reads nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Limits:
         message_bytes: Of one frame or command.
         pixels: Of one frame from the page.
         idle_s: Silence after which a connection is closed.
+        unread_s: Time a page may take to make room for a message to it.
         upload_bytes: Of one file.
         file_s: Seconds of a file that are played.
     """
@@ -59,6 +69,7 @@ class Limits:
     message_bytes: int = 2 * 2**20
     pixels: int = 1920 * 1080
     idle_s: float = 300.0
+    unread_s: float = 20.0
     upload_bytes: int = 100 * 2**20
     file_s: float = 120.0
 
@@ -81,6 +92,8 @@ class Models:
         """
         if runtime not in self.runtimes:
             raise InputError(f"this server runs the model in {' or '.join(self.runtimes)}; got {str(runtime)[:40]!r}")
+        if (loaded := self._loaded.get(runtime)) is not None:  # nobody waits while another runtime is loaded
+            return loaded
         with self._lock:
             if runtime not in self._loaded:
                 # one thread: more of them wait in a busy loop between frames, on the cores the browser needs
@@ -106,6 +119,10 @@ class Visitors:
         self.seen += 1
         return True
 
+    def held(self) -> set[Path]:
+        """Uploaded files that somebody plays."""
+        return {path for visitor in tuple(self.now) for path in tuple(visitor.files)}
+
 
 class Visitor:
     """One connection: a session of its own, the file it plays, and the answers on their way.
@@ -118,6 +135,9 @@ class Visitor:
         samples: Files the page may ask for by name; made when first played.
         limits: See `Limits`.
         workers: Runs a function in a thread; shared, so that all visitors together use the machine's cores once.
+
+    Attributes:
+        files: What was uploaded for this visitor and is not deleted yet.
     """
 
     def __init__(
@@ -136,18 +156,33 @@ class Visitor:
         self._runtime = models.runtimes[0]
         self._session: Session | None = None
         self._playing: asyncio.Task[None] | None = None
-        self._files: set[Path] = set()
+        self.files: set[Path] = set()
         self._unseen = 0
         self._busy = asyncio.Lock()  # a session is one stream: one update at a time
 
     async def run(self) -> None:
         """Talk to the page until it leaves or falls silent."""
         try:
-            model = await self._in_thread(self._models.get, self._runtime)
+            with contextlib.suppress(_Gone):
+                await self._talk()
+        finally:
+            await self._stop()
+            self._session = None
+            self._forget_files()
+
+    async def _talk(self) -> None:
+        try:
+            # what only waits or loads is not run by `workers`: it must not stop the others' frames
+            model: Any = await asyncio.to_thread(self._models.get, self._runtime)
             self._session = model.session()
             await self._tell("hello", **self._hello, runtime=self._runtime, labels=list(model.labels), rate=model.fps)
             while True:
-                message = await asyncio.wait_for(self._socket.receive(), self._limits.idle_s)
+                try:
+                    message = await asyncio.wait_for(self._socket.receive(), self._limits.idle_s)
+                except asyncio.TimeoutError:
+                    if self._playing is not None:
+                        continue  # somebody watches
+                    raise
                 if message["type"] == "websocket.disconnect":
                     return
                 try:
@@ -158,14 +193,15 @@ class Visitor:
                 except EffvisionError as error:
                     await self._tell("error", text=str(error))
         except asyncio.TimeoutError:
-            await self._tell("error", text="Nothing came for a while, so the place was given to others.", ended=True)
+            text = "Nothing came for a while, so the place was given to others. Start again whenever you like."
+            await self._tell("error", text=text, ended=True)
         except EffvisionError as error:  # the model cannot be loaded
             await self._tell("error", text=str(error), ended=True)
-        finally:
-            await self._stop()
-            self._session = None
-            for path in self._files:
-                _remove(path)
+        except _Gone:
+            raise
+        except Exception:
+            _log.exception("a visitor's connection failed")
+            await self._tell("error", text=_BROKEN, ended=True)
 
     # -- a camera's frames -----------------------------------------------------------------------------------------------------
 
@@ -177,8 +213,11 @@ class Visitor:
                 f"a frame is a header of {_HEADER.size} bytes and a JPEG picture; got {len(message)} bytes"
             )
         taken_s, number = _HEADER.unpack_from(message)
-        async with self._busy:
-            answer = await self._in_thread(self._answer_jpeg, message[_HEADER.size :], taken_s)
+        try:
+            async with self._busy:
+                answer = await self._work(self._answer_jpeg, message[_HEADER.size :], taken_s)
+        except EffvisionError as error:
+            return await self._tell("error", text=str(error), id=number)
         await self._tell("answer", id=number, **answer)
 
     def _answer_jpeg(self, jpeg: bytes, taken_s: float) -> dict[str, Any]:
@@ -195,7 +234,7 @@ class Visitor:
         try:
             asked = json.loads(text)
             what = asked["do"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(f"a command is a JSON object with `do`; got {text[:80]!r}") from error
         if what == "seen":
             self._unseen = max(0, self._unseen - 1)
@@ -206,15 +245,14 @@ class Visitor:
         elif what == "stop":
             await self._stop()
         elif what == "runtime":
-            model = await self._in_thread(self._models.get, asked.get("name"))
+            model = await asyncio.to_thread(self._models.get, asked.get("name"))
             async with self._busy:
                 self._session, self._runtime = model.session(), asked["name"]
                 self._session.reset("runtime")
             await self._tell("state", runtime=self._runtime)
         elif what == "play":
             await self._stop()
-            path = await self._file(asked)
-            self._playing = asyncio.create_task(self._play(path))
+            self._playing = asyncio.create_task(self._play(asked))
         else:
             raise InputError(f"unknown command {str(what)[:40]!r}")
 
@@ -222,50 +260,73 @@ class Visitor:
         if (name := asked.get("sample")) is not None:
             if not isinstance(name, str) or name not in self._samples:
                 raise InputError(f"there is no sample {str(name)[:40]!r}; there are: {', '.join(self._samples)}")
-            return Path(await self._in_thread(self._samples[name]))
-        path = Path(os.path.realpath(str(asked.get("path", ""))))
-        if not path.is_relative_to(os.path.realpath(self._uploads)) or not path.is_file():
+            self._forget_files()
+            return Path(await asyncio.to_thread(self._samples[name]))
+        try:
+            path = Path(os.path.realpath(str(asked.get("path", ""))))
+            here = path.is_relative_to(os.path.realpath(self._uploads)) and path.is_file()
+        except (ValueError, OSError):  # a NUL or half a character in it, a name too long
+            here = False
+        if not here:
             raise InputError("only a file that was uploaded here can be played")
-        self._files.add(path)
+        self._forget_files(but=path)
+        self.files.add(path)
+        if looks_like_image(path):  # also keeps a picture of a few kilobytes from filling the memory
+            raise InputError(f"{path.name} is a picture, which shows no motion; open a video")
         return path
 
     # -- a file's frames -------------------------------------------------------------------------------------------------------
 
-    async def _play(self, path: Path) -> None:
-        """Send every frame at its own time with its answer; a page that is slow to show them skips some."""
+    async def _play(self, asked: Mapping[str, Any]) -> None:
+        turn = asked.get("turn") if isinstance(asked.get("turn"), int) else None
+        name: Path | None = None
         try:
-            async with self._busy:
-                if self._session is not None:
-                    self._session.reset("source")
-            self._unseen = 0
-            with open_source(path) as source:
-                frames = iter(source)
-                begun: float | None = None
-                while (frame := await self._in_thread(partial(next, frames, None))) is not None:
-                    if frame.timestamp > self._limits.file_s:
-                        await self._tell("state", note=f"only the first {self._limits.file_s:g} seconds are played")
-                        break
-                    begun = begun if begun is not None else time.monotonic() - frame.timestamp
-                    await asyncio.sleep(max(0.0, begun + frame.timestamp - time.monotonic()))
-                    show = self._unseen < _UNSEEN
-                    async with self._busy:
-                        packed = await self._in_thread(self._answer_frame, frame, show)
-                    if packed is not None:
-                        self._unseen += 1
-                        await self._socket.send_bytes(packed)
-            await self._tell("state", ended=True)
-        except EffvisionError as error:
-            await self._tell("error", text=str(error).replace(str(path), path.name), stopped=True)
+            with contextlib.suppress(_Gone):
+                try:
+                    name = await self._file(asked)
+                    await self._send_file(name, turn)
+                    await self._tell("state", ended=True, turn=turn)
+                except EffvisionError as error:
+                    text = str(error) if name is None else str(error).replace(str(name), name.name)
+                    await self._tell("error", text=text, stopped=True, turn=turn)
+                except _Gone:
+                    raise
+                except Exception:
+                    _log.exception("a file could not be played")
+                    await self._tell("error", text=_BROKEN, stopped=True, turn=turn)
         finally:
             if self._playing is asyncio.current_task():
                 self._playing = None  # the camera's turn again
 
-    def _answer_frame(self, frame: Frame, show: bool) -> bytes | None:
+    async def _send_file(self, path: Path, turn: int | None) -> None:
+        """Send every frame at its own time with its answer; a page that is slow to show them skips some."""
+        async with self._busy:
+            if self._session is not None:
+                self._session.reset("source")
+        self._unseen = 0
+        with await self._work(open_source, path) as source:
+            frames = iter(source)
+            begun: float | None = None
+            while (frame := await self._work(next, frames, None)) is not None:
+                if frame.timestamp > self._limits.file_s:
+                    note = f"only the first {self._limits.file_s:g} seconds are played"
+                    return await self._tell("state", note=note, turn=turn)
+                begun = begun if begun is not None else time.monotonic() - frame.timestamp
+                await asyncio.sleep(max(0.0, begun + frame.timestamp - time.monotonic()))
+                show = self._unseen < _UNSEEN
+                async with self._busy:
+                    packed = await self._work(self._answer_frame, frame, show, turn)
+                if packed is not None:
+                    self._unseen += 1
+                    await self._send(packed)
+
+    def _answer_frame(self, frame: Frame, show: bool, turn: int | None) -> bytes | None:
         assert self._session is not None
         result = self._session.update(frame.image, timestamp=frame.timestamp, source=frame.source)
         if not show:
             return None
-        answer = json.dumps({"kind": "answer", "id": frame.index, **_plain(result), "at_s": frame.timestamp}).encode()
+        said = {"kind": "answer", "id": frame.index, "turn": turn, **_plain(result), "at_s": frame.timestamp}
+        answer = json.dumps(said).encode()
         return struct.pack("<I", len(answer)) + answer + encode_frame(frame.image, width=_SHOWN_WIDTH)
 
     async def _stop(self) -> None:
@@ -275,10 +336,36 @@ class Visitor:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
 
+    # -- threads, messages, files ----------------------------------------------------------------------------------------------
+
+    async def _work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run it in a thread, to its end: a task that is cancelled must not leave one behind that still changes the session."""
+        work = asyncio.ensure_future(self._in_thread(function, *arguments))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+
     async def _tell(self, kind: str, **content: Any) -> None:
-        # a page that has gone is noticed by the next `receive`
-        with contextlib.suppress(RuntimeError, OSError):
-            await self._socket.send_text(json.dumps({"kind": kind, **content}, ensure_ascii=False))
+        await self._send(json.dumps({"kind": kind, **content}))
+
+    async def _send(self, message: str | bytes) -> None:
+        """Send it.
+
+        Raises:
+            _Gone: nobody takes it.
+        """
+        send = self._socket.send_text if isinstance(message, str) else self._socket.send_bytes
+        try:
+            await asyncio.wait_for(send(message), self._limits.unread_s)
+        except Exception as error:  # every state of a closing socket has a kind of its own
+            raise _Gone from error
+
+    def _forget_files(self, *, but: Path | None = None) -> None:
+        for path in self.files - {but}:
+            _remove(path)
+            self.files.discard(path)
 
 
 def decode_frame(jpeg: bytes, *, max_pixels: int) -> np.ndarray:

@@ -12,8 +12,9 @@ from typing import Any
 
 from effvision.cards import Card, get_card, predictor_class
 from effvision.demos.channel import Limits
+from effvision.errors import CardError, StreamingError
 
-__all__ = ["NAME", "TITLE", "Clip", "build", "hello", "mirrored", "samples"]
+__all__ = ["NAME", "TITLE", "Clip", "build", "check", "hello", "mirrored", "samples"]
 
 NAME = "gestures"
 TITLE = "Gestures"
@@ -27,6 +28,22 @@ _OTHER_SIDE = {
     "counter-clockwise": "clockwise",
 }
 _WORDS = re.compile(r"counter-?clockwise|clockwise|left|right", re.IGNORECASE)
+
+
+def check(card: Card) -> None:
+    """Refuse a card this tab cannot show, before its weights are looked for.
+
+    Raises:
+        CardError: it is of another family.
+        StreamingError: its network was trained to see later frames.
+    """
+    if card.family != "tsm":
+        raise CardError(f"the page has no tab for the family {card.family} of {card.name!r}")
+    if card.network.get("shift") == "bidirectional":
+        raise StreamingError(
+            f"{card.name} cannot stream: its shift is bidirectional, so each frame was trained to see later ones, which a "
+            f"camera does not have\nhint: effvision run {card.name} clip.mp4 answers for whole clips"
+        )
 
 
 def mirrored(labels: Sequence[str]) -> list[int]:
@@ -124,5 +141,5 @@ def _about(card: Card) -> str:
         "<p><b>Directions</b> are as you see them on this page: the network gets the picture as the camera takes it, and while "
         "the view is mirrored left and right, clockwise and counter-clockwise change places in the answer.</p>"
         "<p><b>Your pictures</b> go to the machine this page came from and nowhere else; they are not kept. An uploaded file "
-        "is deleted when you leave.</p>"
+        "is deleted when you open another or leave.</p>"
     )

@@ -6,11 +6,13 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
+import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +25,12 @@ from effvision.demos import gestures
 from effvision.demos.channel import Limits, Models, Visitor, Visitors, available_runtimes
 from effvision.errors import EffvisionError, InputError, SourceError
 
-__all__ = ["Server", "make_app"]
+__all__ = ["Server", "make_app", "remove_old"]
 
 TABS = {gestures.NAME: gestures.TITLE}
+
+_TIDY_S = 60.0
+_UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
 
 _CSS = ".about {font-size: 0.9rem; line-height: 1.5; max-width: 62rem} .about p {margin: 0.4rem 0}"
 
@@ -43,9 +48,11 @@ class Server:
             camera.
 
     Raises:
-        CardError: there is no such card.
+        CardError: there is no such card, or it belongs to no tab.
+        StreamingError: its network needs whole clips.
+        DownloadError: its weights are not here and cannot be fetched.
         MissingDependencyError: Gradio or a runtime is not installed.
-        SourceError: the port is taken, or a certificate's file is missing.
+        SourceError: the port is taken, or a certificate's file is missing or damaged.
     """
 
     def __init__(
@@ -58,39 +65,44 @@ class Server:
         limits: Limits | None = None,
         certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        for file in certificate or ():
-            if not file.is_file():
-                raise SourceError(
-                    f"the certificate file {file} does not exist\nhint: give certificate and key, both PEM"
-                )
-        get_card(card)
+        _check_certificate(certificate)
+        gestures.check(get_card(card))
         chosen = tuple(available_runtimes()) if runtimes is None else tuple(runtimes)
+        _keep_quiet()
+        self.models = Models(card, chosen)
+        self.limits = limits or Limits()
+        self.visitors = Visitors(self.limits)
         self._socket = _listen(host, port)
         self._folder = Path(tempfile.mkdtemp(prefix="effvision-demo-"))
+        self._uploads = self._folder / "uploads"
+        self._gradio = contextlib.ExitStack()
         try:
-            os.environ["GRADIO_TEMP_DIR"] = str(self._folder / "uploads")
-            self.models = Models(card, chosen)
-            self.limits = limits or Limits()
-            self.visitors = Visitors(self.limits)
+            self.models.get(chosen[0]).session()  # what cannot work is said now, not to the first visitor
+            self._gradio.enter_context(_gradio_writes_to(self._uploads))
+            require("gradio", extra="demo")
             self._clips = gestures.samples(get_card(card), self._folder)
-            app = make_app(self.models, self.visitors, self._clips, folder=self._folder)
+            app = make_app(self.models, self.visitors, self._clips, uploads=self._uploads)
             uvicorn = require("uvicorn", extra="demo")
             config = uvicorn.Config(
                 app,
                 log_level="warning",
                 ws_max_size=self.limits.message_bytes,
+                ws_per_message_deflate=False,  # JPEG does not get smaller
                 timeout_graceful_shutdown=2,
                 **({"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]} if certificate else {}),
             )
             self._server = uvicorn.Server(config)
         except BaseException:
             self._socket.close()
+            self._gradio.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else host
+        shown = "localhost" if host in ("", "127.0.0.1", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         scheme = "https" if certificate else "http"
         self.url = f"{scheme}://{shown}:{self._socket.getsockname()[1]}/"
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._chores = threading.Thread(target=self._do_chores, daemon=True)
 
     def start(self) -> Server:
         """Begin to serve; returns when the page answers.
@@ -98,33 +110,41 @@ class Server:
         Raises:
             EffvisionError: the server ended while it started; the log says why.
         """
-        self._thread.start()
-        while not self._server.started:
-            if not self._thread.is_alive():
-                raise EffvisionError("the page's server ended while it started; see the messages above")
-            time.sleep(0.02)
-        # drawn while the first visitor looks around: it takes seconds
-        threading.Thread(target=self._draw_samples, daemon=True).start()
+        try:
+            self._thread.start()
+            while not self._server.started:
+                if not self._thread.is_alive():
+                    raise EffvisionError("the page's server ended while it started; see the messages above")
+                time.sleep(0.02)
+            self._chores.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
-    def _draw_samples(self) -> None:
+    def _do_chores(self) -> None:
+        # drawn while the first visitor looks around: it takes seconds
         with contextlib.suppress(EffvisionError, OSError):  # whoever plays it is told
             for clip in self._clips.values():
                 clip.path()
+        while not self._closing.wait(_TIDY_S):
+            remove_old(self._uploads, older_than_s=_UPLOAD_KEPT_S, but=self.visitors.held())
 
     def wait(self) -> None:
-        """Serve until Ctrl-C."""
-        try:
+        """Serve until Ctrl-C, or until the process is asked to end."""
+        with contextlib.suppress(KeyboardInterrupt), _signals_interrupt():
             while self._thread.is_alive():
                 self._thread.join(0.5)
-        except KeyboardInterrupt:
-            pass
 
     def close(self) -> None:
         """Stop serving and remove what was uploaded."""
+        self._closing.set()
         self._server.should_exit = True
-        self._thread.join(10)
+        for thread in (self._thread, self._chores):
+            if thread.ident is not None:
+                thread.join(10)
         self._socket.close()
+        self._gradio.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Server:
@@ -136,34 +156,33 @@ class Server:
         self.close()
 
 
-def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Clip], *, folder: Path) -> Any:
+def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Clip], *, uploads: Path) -> Any:
     """Return the ASGI app: the WebSocket of each tab, a status page, and Gradio's page over everything else.
 
     Args:
         models: The card, in the runtimes that are offered.
         visitors: Who is connected, and the limits.
         clips: What can be played without a camera, by name.
-        folder: Uploaded files lie in its folder `uploads`.
+        uploads: Folder of uploaded files.
     """
-    # Gradio reads these when it is imported; only the exact text "True" means on
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    _keep_quiet()
     gr = require("gradio", extra="demo")
     require("websockets", extra="demo")  # uvicorn carries WebSockets with it
     from fastapi import FastAPI
+    from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse
     from starlette.routing import Route, WebSocketRoute
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own server whether it is up
-    (folder / "uploads").mkdir(parents=True, exist_ok=True)
+    uploads.mkdir(parents=True, exist_ok=True)
 
     async def status(request: Any) -> Any:
         return JSONResponse({"visitors": len(visitors.now), "seen": visitors.seen})
 
-    live = _live(models, visitors, clips, folder / "uploads")
+    live = _live(models, visitors, clips, uploads)
     routes = [Route("/effvision/status", status), WebSocketRoute("/effvision/live/gestures", live)]
     app = FastAPI(routes=routes, docs_url=None, redoc_url=None, openapi_url=None)
-    return gr.mount_gradio_app(
+    mounted = gr.mount_gradio_app(
         app,
         page(models.card),
         path="/",
@@ -178,6 +197,12 @@ def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Cl
         mcp_server=False,
         pwa=False,
     )
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.suppress(ClientDisconnect):  # a page closed while it sends a file is no failure of the server
+            await mounted(scope, receive, send)
+
+    return answer
 
 
 def _live(
@@ -232,7 +257,7 @@ def page(card: str) -> Any:
     """Build the page: one tab a family."""
     import gradio as gr
 
-    with gr.Blocks(title="effvision", analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as blocks:
+    with gr.Blocks(title="effvision", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(
             "<h1>effvision</h1><p>Live models that keep what they know. All runs on the machine that serves this page.</p>"
         )
@@ -259,4 +284,69 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _same_origin(origin: str | None, host: str | None) -> bool:
     """Whether a browser's page came from this server; programs send no origin."""
-    return origin is None or urlsplit(origin).netloc == host
+    try:
+        return origin is None or urlsplit(origin).netloc == host
+    except ValueError:  # no address at all
+        return False
+
+
+def _keep_quiet() -> None:
+    """Switch telemetry off in the libraries; they look when they are imported, so this comes first."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # only the exact text "True" means on
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def _check_certificate(certificate: tuple[Path, Path] | None) -> None:
+    for file in certificate or ():
+        if not file.is_file():
+            raise SourceError(f"the certificate file {file} does not exist\nhint: give certificate and key, both PEM")
+    if certificate:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*certificate)
+        except (OSError, ValueError) as error:
+            raise SourceError(
+                f"{certificate[0]} and {certificate[1]} are no certificate and its key: {error}\nhint: both must be PEM"
+            ) from error
+
+
+@contextlib.contextmanager
+def _gradio_writes_to(folder: Path) -> Iterator[None]:
+    """Let Gradio keep its files there; it asks the environment, when an app is made and later too."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Make a request to end, or a terminal that closes, do what Ctrl-C does, so that no files are left."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup's choice is kept
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def remove_old(folder: Path, *, older_than_s: float, but: set[Path]) -> None:
+    """Remove the files in this folder that nobody has written to for so long, and the folders that become empty."""
+    kept = {os.path.realpath(path) for path in but}
+    for place, folders, files in os.walk(folder, topdown=False):  # what is inside first
+        for name in files + folders:
+            path = os.path.join(place, name)
+            with contextlib.suppress(OSError):  # gone meanwhile, or not empty
+                if time.time() - os.lstat(path).st_mtime < older_than_s or os.path.realpath(path) in kept:
+                    continue
+                (os.rmdir if name in folders else os.unlink)(path)

@@ -86,6 +86,8 @@ class OnnxRuntime(Runtime):
 
 def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None) -> Any:
     """Open an `onnxruntime.InferenceSession` on exactly one device; arguments and errors as `OnnxRuntime.load`."""
+    # from 1.29 on its Linux builds report to their maker unless told not to before the import; "0" in the environment allows it
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     ort = require("onnxruntime", extra="onnx")
     kind, _, number = device.partition(":")
     provider = _PROVIDERS.get(kind)

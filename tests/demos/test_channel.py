@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket as socketlib
 import struct
 import time
 import urllib.request
@@ -208,6 +209,56 @@ def test_an_upload_that_is_no_video_is_said_so(page: Page) -> None:
         assert read(socket, "answer")["id"] == 7
 
 
+def test_a_picture_is_refused(page: Page) -> None:
+    """It shows no motion, and a few kilobytes of PNG can be gigabytes in memory."""
+    picture = bytes(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1])
+    with page.talk() as socket:
+        read(socket, "hello")
+        socket.send(json.dumps({"do": "play", "path": upload(page, "bomb.png", picture), "turn": 3}))
+        error = read(socket, "error")
+    assert error["stopped"] and error["turn"] == 3 and "picture" in error["text"]
+
+
+def test_a_visitor_has_one_uploaded_file_at_a_time(page: Page, clip: Path) -> None:
+    data = clip.read_bytes()
+    with page.talk() as socket:
+        read(socket, "hello")
+        first = upload(page, "first.mp4", data)
+        assert played(socket, {"do": "play", "path": first, "turn": 1}, until=1)[0]["turn"] == 1
+        second = upload(page, "second.mp4", data)
+        socket.send(json.dumps({"do": "play", "path": second, "turn": 2}))
+        while not (isinstance(said := socket.recv(timeout=60), bytes) and b'"turn": 2' in said):
+            pass
+        assert not Path(first).exists() and Path(second).is_file()
+    assert page.visitors(0) == 0
+    assert not Path(second).exists()
+
+
+def test_leaving_while_answers_are_on_their_way_is_no_failure(page: Page, left: np.ndarray) -> None:
+    for abruptly in (True, False, True, False):
+        with page.talk() as socket:
+            read(socket, "hello")
+            for number in range(4):
+                socket.send(frame_message(left[number], number / FPS, number))
+            if abruptly:
+                socket.socket.shutdown(socketlib.SHUT_RDWR)
+    assert page.visitors(0) == 0
+    assert "Traceback" not in page.log.read_text()
+
+
+def test_a_page_closed_while_it_sends_a_file_is_no_failure(page: Page) -> None:
+    host, port = page.url.split("/")[2].split(":")
+    with socketlib.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=cut\r\n"
+            b"Content-Length: 9000000\r\n\r\n--cut\r\n"
+            b'Content-Disposition: form-data; name="files"; filename="half.mp4"\r\n\r\n' + bytes(1_000_000)
+        )
+        time.sleep(0.5)
+    time.sleep(0.5)
+    assert "Traceback" not in page.log.read_text()
+
+
 def exchange(socket: ClientConnection, message: bytes) -> bytes | str:
     socket.send(message)
     return socket.recv(timeout=60)
@@ -232,6 +283,9 @@ def exchange(socket: ClientConnection, message: bytes) -> bytes | str:
         '{"do": "play", "sample": "../x"}',
         '{"do": "play", "sample": ["generated"]}',
         '{"do": "play", "path": {"a": 1}}',
+        '{"do": "play", "path": "a\\u0000b"}',
+        '{"do": "play", "path": "\\ud800"}',
+        "[" * 100_000,
     ],
 )
 def test_nonsense_is_answered_and_the_connection_goes_on(page: Page, message: bytes | str, left: np.ndarray) -> None:

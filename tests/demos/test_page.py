@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import socket
 import statistics
 import sys
 from collections import Counter
@@ -18,7 +20,7 @@ from browser import FPS, WATCH, browser_page, chromium, number_of, write_camera
 from effvision.demos.channel import decode_frame
 from effvision.models.tsm.clips import render_segments
 from effvision.sources import VideoWriter
-from page_server import Page
+from page_server import Page, served
 
 pytestmark = [
     pytest.mark.slow,
@@ -181,6 +183,90 @@ def test_a_refused_camera_is_explained(
         tab.click("[data-part=camera]")
         tab.wait_for_selector("[data-part=message]:not([hidden])")
         assert any(word in tab.inner_text("[data-part=message]") for word in ("No camera", "not allowed"))
+
+
+def test_after_a_long_silence_a_press_of_a_button_goes_on(playwright: Any, small_page: Page, tmp_path: Path) -> None:
+    with browser_page(playwright, tmp_path / "browser", small_page.url) as tab:
+        tab.wait_for_function("document.querySelector('[data-part=message]').textContent.includes('place was given')")
+        assert small_page.visitors(0) == 0
+        tab.focus("[data-part=play]")
+        tab.keyboard.press("Enter")
+        tab.wait_for_function("document.querySelector('[data-part=note]').textContent === 'the end of the clip'")
+        label = tab.inner_text("[data-part=label]")
+        tab.wait_for_timeout(1500)
+        assert tab.inner_text("[data-part=spoken]") == label == "still"
+        # `Stop` does nothing now, but the keyboard must not lose its place on it
+        tab.focus("[data-part=stop]")
+        assert tab.get_attribute("[data-part=stop]", "aria-disabled") == "true"
+        tab.keyboard.press("Enter")
+        assert tab.evaluate("document.activeElement.dataset.part") == "stop"
+        tab.wait_for_function("document.querySelector('[data-part=message]').textContent.includes('place was given')")
+        tab.click("[data-part=camera]")  # there is none: that is said, and nothing else
+        tab.wait_for_function("document.querySelector('[data-part=message]').textContent.includes('camera')")
+
+
+def test_the_last_label_is_read_aloud_however_fast_they_come(playwright: Any, page: Page, tmp_path: Path) -> None:
+    with browser_page(playwright, tmp_path / "browser", page.url) as tab:
+        tab.evaluate(
+            "() => { window.read = []; new MutationObserver(() => read.push([performance.now(),"
+            " document.querySelector('[data-part=spoken]').textContent]))"
+            ".observe(document.querySelector('[data-part=spoken]'), {childList: true}); }"
+        )
+        tab.click("[data-part=play]")
+        tab.wait_for_function("document.querySelector('[data-part=note]').textContent === 'the end of the clip'")
+        tab.wait_for_timeout(1200)
+        read = [(at, said) for at, said in tab.evaluate("read") if said]
+        assert len(read) >= 3
+        assert read[-1][1] == tab.inner_text("[data-part=label]")
+        assert min(two[0] - one[0] for one, two in itertools.pairwise(read)) > 900
+
+
+def test_pressing_everything_quickly_ends_with_what_was_pressed_last(
+    playwright: Any, page: Page, film: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    with browser_page(playwright, tmp_path / "browser", page.url, camera=film[0]) as tab:
+        for part in ("play", "stop", "play", "camera", "camera", "stop", "camera", "play", "play", "stop", "play"):
+            tab.click(f"[data-part={part}]")
+        tab.wait_for_function("document.querySelector('[data-ready]').dataset.label === 'left'")
+        assert tab.evaluate("document.querySelector('[data-part=stage]').dataset.source") == "file"
+        assert tab.get_attribute("[data-part=stop]", "aria-disabled") == "false"
+        assert not tab.evaluate("document.querySelector('[data-part=video]').srcObject"), "the camera is off"
+        for part in ("camera", "camera"):
+            tab.click(f"[data-part={part}]")
+        start(tab)
+        assert tab.evaluate("document.querySelector('[data-part=video]').srcObject.getVideoTracks().length") == 1
+        tab.click("[data-part=stop]")
+        assert not tab.evaluate("document.querySelector('[data-part=video]').srcObject")
+    assert page.visitors(0) == 0
+    assert "Traceback" not in page.log.read_text()
+
+
+def test_the_camera_goes_on_when_the_server_comes_back(
+    playwright: Any, film: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = str(trial.getsockname()[1])
+    program = ["-m", "effvision", "demo", "--port", port, "--json"]
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with contextlib.ExitStack() as first:
+        running = first.enter_context(served(tmp_path / "first", program))
+        opened = browser_page(playwright, tmp_path / "browser", running.url, camera=film[0], quiet=False)
+        with opened as tab:
+            start(tab)
+            with_torch = tab.query_selector("[data-part=runtime] option[value=torch]") is not None
+            if with_torch:
+                tab.select_option("[data-part=runtime]", "torch")
+                tab.wait_for_selector("[data-part=message]", state="hidden")
+            first.close()
+            tab.wait_for_function("document.querySelector('[data-part=message]').textContent.includes('lost')")
+            number = int(tab.get_attribute("[data-ready]", "data-frame"))
+            with served(tmp_path / "second", program) as again:
+                tab.wait_for_function(f"Number(document.querySelector('[data-ready]').dataset.frame) > {number + 30}")
+                tab.wait_for_selector("[data-part=message]", state="hidden")
+                assert again.status()["visitors"] == 1
+                assert tab.input_value("[data-part=runtime]") == ("torch" if with_torch else "onnx")
 
 
 def test_the_keyboard_is_enough_and_the_sample_plays(playwright: Any, page: Page, tmp_path: Path) -> None:

@@ -89,8 +89,12 @@ def browser_page(
     allowed: bool = True,
     size: tuple[int, int] = (1280, 900),
     scheme: str = "light",
+    quiet: bool = True,
 ) -> Iterator[Any]:
-    """Open the page in a browser of its own; on leaving, no message of an error and no request to another host may be left."""
+    """Open the page in a browser of its own; on leaving, no message of an error and no request to another host may be left.
+
+    With `quiet=False` the browser may complain on its console, as it does of a server that is gone.
+    """
     flags = [*QUIET]
     if camera is not None:
         flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}"]
@@ -108,7 +112,7 @@ def browser_page(
     page.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+    page.on("console", lambda said: wrong.append(f"console: {said.text}") if quiet and said.type == "error" else None)
     page.on(
         "request",
         lambda asked: None if asked.url.startswith((url, "data:", "blob:")) else wrong.append(f"foreign: {asked.url}"),

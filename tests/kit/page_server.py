@@ -40,6 +40,11 @@ class Page:
             time.sleep(0.1)
         return now
 
+    @property
+    def log(self) -> Path:
+        """What it writes to its terminal."""
+        return self.folder.parent / f"{self.folder.name}.log"
+
     def files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
 
@@ -52,7 +57,8 @@ class Page:
 def served(folder: Path, program: list[str]) -> Iterator[Page]:
     """Start `program`, which prints a JSON object with `url`; its temporary files go to `folder`."""
     environment = {**os.environ, "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    log = folder.parent / f"{folder.name}.log"
+    environment.pop("CI", None)  # some libraries send no telemetry where it is set
+    log = Page("", folder).log
     with log.open("w") as said:
         process = subprocess.Popen(
             [sys.executable, *program], stdout=subprocess.PIPE, stderr=said, text=True, env=environment
