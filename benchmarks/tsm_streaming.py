@@ -19,6 +19,7 @@ dense arithmetic takes the same time whatever the pixels are. `prepost_ms` and `
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,32 +270,42 @@ def small_model(folder: Path, models: Models, options: argparse.Namespace) -> st
     )
 
 
-def measure_growth(model_name: str, video: Path | None, updates: int) -> dict[str, Any]:
-    """Run `updates` frames through one session with ONNX Runtime; to be called in a process of its own."""
+def measure_growth(model_name: str, video: Path | None, updates: int, loop: int = 40) -> dict[str, Any]:
+    """Run `updates` frames, the first `loop` of the video over and over, through one session; in a process of its own."""
     use_threads()
     model = TSM.from_pretrained(model_name, runtime="onnx", threads=THREADS)
     session = model.session()
-    frames = itertools.cycle(video_frames(video, 40))
-    clock = itertools.count()
+    frames = itertools.cycle(video_frames(video, loop))
+    clock, labels = itertools.count(), Counter[str]()
 
     def advance(count: int) -> int:
-        return sum(
-            session.update(next(frames), timestamp=next(clock) / (model.fps or 12.0)).fresh for _ in range(count)
-        )
+        steps = 0
+        for _ in range(count):
+            result = session.update(next(frames), timestamp=next(clock) / (model.fps or 12.0))
+            steps += result.fresh
+            labels[result.label] += result.fresh  # type: ignore[attr-defined]
+        return steps
 
     advance(max(5, updates // 20))
+    labels.clear()
     before, held = resident_mb(), {session.state.nbytes}
-    seen, steps = [], 0
+    seen, largest, digests, steps = [], [], set(), 0
     for _ in range(10):
         steps += advance(updates // 10)
         seen.append(resident_mb())
         held.add(session.state.nbytes)
+        arrays = session.state.numpy().values()
+        largest.append(max(float(np.abs(array).max()) for array in arrays))  # NaN stays NaN
+        digests.add(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
     return {
         "updates": updates,
         "steps_of_the_network": steps,
         "resident_mb_before": round(before, 2),
         "growth_mb_at_each_tenth": [round(value - before, 3) for value in seen],
         "state_bytes": sorted(held),
+        "state_largest_at_each_tenth": largest,
+        "different_states": len(digests),
+        "labels": dict(labels.most_common()),
     }
 
 

@@ -246,9 +246,11 @@ class Visitor:
             await self._stop()
         elif what == "runtime":
             model = await asyncio.to_thread(self._models.get, asked.get("name"))
+            # without smoothing and threshold: what each frame says by itself
+            session = model.session(smoothing=None) if asked.get("quick") is True else model.session()
+            session.reset("settings")
             async with self._busy:
-                self._session, self._runtime = model.session(), asked["name"]
-                self._session.reset("runtime")
+                self._session, self._runtime = session, asked["name"]
             await self._tell("state", runtime=self._runtime)
         elif what == "play":
             await self._stop()

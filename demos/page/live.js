@@ -101,15 +101,15 @@ function greet(message) {
   if (lost) say(null);
   lost = false;
   element.dataset.ready = "yes";
-  if (wished && wished !== message.runtime) askRuntime(wished);
+  if ((wished && wished !== message.runtime) || part("quick").checked) askRuntime(wished ?? message.runtime);
   if (source === "camera") pump();
   sendAsked();
 }
 
 function askRuntime(name) {
   part("runtime").value = name;
-  say("Loading the model ...", true);
-  tell({ do: "runtime", name });
+  if (name !== greeting.runtime) say("Loading the model ...", true);
+  tell({ do: "runtime", name, quick: part("quick").checked });
 }
 
 // -- the camera ---------------------------------------------------------------------------------------------------------------
@@ -423,5 +423,6 @@ part("reset").onclick = () => { tell({ do: "reset" }); history = []; };
 part("mirror").onchange = mirror;
 part("cameras").onchange = startCamera;
 part("runtime").onchange = () => { wished = part("runtime").value; wake(); if (ready) askRuntime(wished); };
+part("quick").onchange = () => { wake(); if (ready) askRuntime(part("runtime").value); };
 navigator.mediaDevices?.addEventListener("devicechange", listCameras);
 connect();

@@ -16,7 +16,7 @@ from effvision.viz import save_image
 __all__ = ["draw"]
 
 _COLUMNS = 4
-_SHOWN = ("left", "right", "up", "down", "closer", "clockwise", "shake", "still")
+_SHOWN = ("left", "right", "up", "down", "away", "clockwise", "shake", "still")
 _GAP = 8
 
 

@@ -84,7 +84,7 @@ class Report:
         return "\n".join(lines)
 
 
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(right: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson score interval of a share, (low, high); (0, 1) for no trial."""
     if count == 0:
         return 0.0, 1.0

@@ -36,6 +36,8 @@ class Smoothing:
         start: Class the history begins with, where `confirm` or `masked` need one before the first answer.
         threshold: Score (softmax of the averaged logits, 0..1) a class needs, over a full window, to be answered; 0: none.
         rest: Class answered while no class reaches `threshold`; None: the label before stays.
+        hold: A class that is shown stays until its score falls below this, at most `threshold`: a gesture that slows down does
+            not flicker. None: `threshold` itself.
     """
 
     window: int = 1
@@ -45,6 +47,7 @@ class Smoothing:
     start: int | None = None
     threshold: float = 0.0
     rest: int | None = None
+    hold: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
@@ -56,6 +59,8 @@ class Smoothing:
         number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
         if not number or not 0 <= self.threshold <= 1:
             raise InputError(f"`threshold` must be a score, 0 to 1; got {self.threshold!r:.100}")
+        if self.hold is not None and not (isinstance(self.hold, float) and 0 <= self.hold <= self.threshold):
+            raise InputError(f"`hold` must be a score, 0.0 to `threshold` ({self.threshold}); got {self.hold!r:.100}")
 
     def check_classes(self, count: int) -> None:
         """Refuse a rule that names a class outside 0..count-1, masks every class, or would answer a masked one.
@@ -94,14 +99,17 @@ class Smoothing:
         if best in self.masked and not memory.labels:  # no label yet that could stay
             best = next(index for index in (-mean).argsort(kind="stable").tolist() if index not in self.masked)
         if self.threshold and not self._sure(best, mean, memory):
-            best = self._resting(best, memory)
+            best = self._unsure(best, mean, memory)
         return self.decide(best, memory), mean
 
     def _sure(self, best: int, mean: np.ndarray, memory: SmoothingMemory) -> bool:
         # a few frames that agree by chance are no full window: it also keeps the first frames of a stream quiet
         return len(memory.logits) == self.window and bool(softmax(mean)[best] >= self.threshold)
 
-    def _resting(self, best: int, memory: SmoothingMemory) -> int:
+    def _unsure(self, best: int, mean: np.ndarray, memory: SmoothingMemory) -> int:
+        shown = memory.labels[-1] if memory.labels else None
+        if self.hold is not None and shown is not None and softmax(mean)[shown] >= self.hold:
+            return shown
         if self.rest is not None:
             return self.rest
         return memory.labels[-1] if memory.labels else best  # something has to be answered first
@@ -125,7 +133,7 @@ class Smoothing:
     def from_dict(data: Mapping[str, Any]) -> Smoothing:
         """Rebuild from `to_dict`, a card's table or exported metadata."""
         merged = {int(old): int(new) for old, new in data.get("merged", {}).items()}
-        known = {key: data[key] for key in ("window", "confirm", "start", "threshold", "rest") if key in data}
+        known = {key: data[key] for key in ("window", "confirm", "start", "threshold", "rest", "hold") if key in data}
         return Smoothing(masked=tuple(data.get("masked", ())), merged=merged, **known)
 
 

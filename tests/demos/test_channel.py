@@ -117,6 +117,23 @@ def test_the_runtimes_agree(page: Page, left: np.ndarray) -> None:
     assert answers["onnx"] == pytest.approx(answers["torch"], abs=3e-4)
 
 
+def test_quick_answers_are_those_of_each_frame_by_itself(page: Page, left: np.ndarray) -> None:
+    session = TSM.from_pretrained(CARD, runtime="onnx", threads=1).session(smoothing=None)
+    with page.talk() as socket:
+        read(socket, "hello")
+        for quick in (True, False):
+            socket.send(json.dumps({"do": "runtime", "name": "onnx", "quick": quick}))
+            read(socket, "state")
+            same = []
+            for number, frame in enumerate(left[:10]):
+                socket.send(frame_message(frame, number / FPS, number))
+                seen = decode_frame(encode_frame(frame, width=4096), max_pixels=10**6)
+                wanted = session.update(seen, timestamp=number / FPS).scores if quick else None
+                answer = read(socket, "answer")
+                same.append(wanted is None or answer["scores"] == pytest.approx(wanted.tolist(), abs=2e-4))
+            assert all(same) and answer["reset"] is None
+
+
 # --- files --------------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,7 +224,7 @@ def test_the_rule_with_the_best_recall_within_the_limit_is_chosen() -> None:
 def test_the_rule_can_be_chosen_without_any_data(network: TemporalNetwork) -> None:
     small = Amount(crops=1, stills=2, rendered=1, gestures=2)
     one, other = (training_material(network, root=None, seed=4, amount=small) for _ in "ab")
-    assert list(one.quiet) == ["rendered still"] and [g.frames for g in one.gestures] == [6, 6, 9, 9, 12, 12, 18, 18]
+    assert list(one.quiet) == ["rendered still"] and [g.frames for g in one.gestures[::2]] == [4, 6, 9, 12, 18]
     np.testing.assert_array_equal(one.quiet["rendered still"][0], other.quiet["rendered still"][0])
 
 
@@ -239,7 +240,8 @@ def test_noise_is_as_strong_as_asked_for_and_shakes_only_when_asked_to() -> None
 
 
 def test_the_card_ships_a_rule_of_the_grid_that_rests_on_still() -> None:
-    assert Smoothing.from_dict(get_card("tsm-mobilenetv2-motion").options["smoothing"]) in recipe_rule.GRID
+    rule = Smoothing.from_dict(get_card("tsm-mobilenetv2-motion").options["smoothing"])
+    assert dataclasses.replace(rule, hold=None) in recipe_rule.GRID  # `hold` begins no gesture, so the choice stands
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

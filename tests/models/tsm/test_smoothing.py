@@ -179,6 +179,37 @@ def test_a_higher_threshold_never_shows_more_frames_of_a_gesture(rows: list[list
     assert shown[2] <= shown[1] <= shown[0]
 
 
+def test_what_is_shown_stays_until_its_score_falls_below_hold() -> None:
+    rule = Smoothing(threshold=0.8, rest=3, hold=0.5)
+    memory = rule.begin()
+    rows = {score: np.log(np.array([0.01, score, 0.01, 0.98 - score], np.float32)) for score in (0.3, 0.6, 0.9)}
+    assert [rule.update(rows[score], memory)[0] for score in (0.6, 0.9, 0.6, 0.6, 0.3, 0.6)] == [3, 1, 1, 1, 3, 3]
+
+
+@given(
+    st.lists(st.lists(st.floats(-6, 6, width=32), min_size=4, max_size=4), min_size=1, max_size=12),
+    st.floats(0.1, 0.9),
+)
+def test_hold_begins_no_gesture_and_only_makes_those_there_are_longer(rows: list[list[float]], hold: float) -> None:
+    rule = Smoothing(window=2, threshold=0.9, rest=0, hold=hold)
+    strict = Smoothing(window=2, threshold=0.9, rest=0)
+    memory, other, before = rule.begin(), strict.begin(), 0
+    for row in rows:
+        index, mean = rule.update(np.array(row, np.float32), memory)
+        sure, _ = strict.update(np.array(row, np.float32), other)
+        if sure != 0:
+            assert index == sure
+        elif index != 0:
+            assert index == before and softmax(mean)[index] >= hold
+        before = index
+
+
+@pytest.mark.parametrize("hold", [-0.1, 0.9, float("nan"), True, "low", 1])
+def test_a_hold_above_the_threshold_is_refused(hold: object) -> None:
+    with pytest.raises(InputError, match="`hold` must be a score"):
+        Smoothing(threshold=0.8, hold=hold)  # type: ignore[arg-type]
+
+
 def test_logits_that_are_no_numbers_show_the_resting_class() -> None:
     rule = Smoothing(threshold=0.5, rest=2)
     assert rule.update(np.full(4, np.nan, np.float32), rule.begin())[0] == 2
