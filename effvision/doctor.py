@@ -96,6 +96,7 @@ def diagnose() -> list[Check]:
         check_torch(probes["torch"], onnxruntime_works=probes["onnxruntime"].facts is not None),
         check_export(probes["onnx"], torch_works=probes["torch"].facts is not None),
         check_open3d("open3d" in installed or "open3d-cpu" in installed, missing_libraries("open3d")),
+        check_page(installed),
         check_weights(),
         check_cache(_cache_folder()),
         check_cameras(),
@@ -255,6 +256,14 @@ def check_open3d(installed: bool, missing: Mapping[str, str]) -> Check:
     if missing:
         return Check("open3d", False, f"cannot be loaded: {', '.join(missing)} missing", _apt(missing.values()))
     return Check("open3d", True, "installed, its system libraries are there")
+
+
+def check_page(installed: Mapping[str, str]) -> Check:
+    """What `effvision demo` needs is installed: Gradio, and websockets, which its server carries frames with."""
+    lacking = [name for name in ("gradio", "websockets") if name not in installed]
+    if lacking:
+        return Check("live page", None, f"not possible: no {' and no '.join(lacking)}", "pip install 'effvision[demo]'")
+    return Check("live page", True, f"gradio {installed['gradio']}, websockets {installed['websockets']}")
 
 
 def check_weights(folder: Path | None = None) -> Check:

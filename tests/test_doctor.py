@@ -78,6 +78,12 @@ def test_open3d_is_judged_only_where_it_is_installed() -> None:
     assert "libegl1" in doctor.check_open3d(True, {"libEGL.so.1": "libegl1"}).hint
 
 
+def test_the_page_needs_gradio_and_websockets() -> None:
+    assert doctor.check_page({"gradio": "6.31.0", "websockets": "17.4"}).ok is True
+    lacking = doctor.check_page({"gradio": "6.31.0"})
+    assert lacking.ok is None and "websockets" in lacking.detail and "effvision[demo]" in lacking.hint
+
+
 @pytest.mark.parametrize("module", sorted(doctor.SYSTEM_LIBRARIES))
 def test_errors_and_doctor_name_the_same_packages(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
