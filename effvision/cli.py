@@ -1,4 +1,4 @@
-"""The command line: `effvision list|info|run|demo|export|bench|sample|doctor`.
+"""The command line: `effvision list|info|run|demo|export|jetson-check|bench|sample|doctor`.
 
 Exit codes: 0 fine, 1 the job failed, 2 wrong use. `--json` prints one JSON object a line on standard output; progress bars and
 messages go to standard error.
@@ -91,16 +91,33 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
     run.add_argument("--every-frame", action="store_true", help="use every frame instead of the rate the weights know")
 
-    export = add("export", _export, "Write one ONNX file that runs without PyTorch, checked against it.")
+    export = add(
+        "export", _export, "Write an ONNX file or a device's kit that runs without PyTorch, checked against it."
+    )
     export.add_argument("model", help="a card's name or a checkpoint file")
     export.add_argument("--card", help="the card whose settings a checkpoint file has")
-    export.add_argument("--out", metavar="FILE.onnx", type=Path, required=True, help="the file to write")
+    export.add_argument(
+        "--out", metavar="PATH", type=Path, required=True, help="the file to write, or with --target the kit's folder"
+    )
+    export.add_argument(
+        "--target",
+        help="write a kit for jetson-nano, jp51, jp60, jp62, jp72 (JetPack 4.6 to 7.2) or onnx (any machine)",
+    )
     export.add_argument("--frames", metavar="SOURCE", help="a video or folder of real frames for the check")
-    export.add_argument("--batch", type=_batch, default=1, help="streams per call, or 'dynamic' (default: 1)")
-    export.add_argument("--opset", type=_natural, default=17, help="13 to 20 (default: 17)")
+    export.add_argument("--batch", type=_batch, help="streams per call, or 'dynamic' (default: 1); not with --target")
+    export.add_argument("--opset", type=_natural, help="13 to 20 (default: 17); not with --target")
 
-    bench = add("bench", _bench, "Time the steps of a model on this machine.")
+    check = add("jetson-check", _jetson_check, "Predict what a device's TensorRT makes of any ONNX file; nothing runs.")
+    check.add_argument("model", help="an .onnx file, of this package or another")
+    check.add_argument(
+        "--target", required=True, help="jetson-nano, jp51, jp60, jp62, jp72, or onnx (ONNX Runtime alone)"
+    )
+
+    bench = add("bench", _bench, "Time the steps of a model on this machine; of two models side by side with --vs.")
     add_model(bench, files="or an exported .onnx file")
+    bench.add_argument("--vs", metavar="MODEL", help="another card or file, timed in turns with the first")
+    bench.add_argument("--streams", type=_positive, default=1, help="streams per call (default: 1)")
+    bench.add_argument("--providers", metavar="LIST", help="devices in order of preference, such as tensorrt,cuda,cpu")
     bench.add_argument("--runs", type=_positive, default=100, help="timed steps (default: 100)")
     bench.add_argument("--warmup", type=_positive, default=10, help="steps before timing (default: 10)")
 
@@ -292,11 +309,21 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from effvision.export.targets import get_target
     from effvision.predictor import Predictor
 
+    given = {name: getattr(options, name) for name in ("batch", "opset") if getattr(options, name) is not None}
+    if options.target is not None:
+        get_target(options.target)  # before the model is loaded
+        if given:
+            raise InputError(f"--target decides about --{' and --'.join(given)}: leave it out")
     model = Predictor.from_pretrained(options.model, card=options.card, runtime="torch", progress=True)
+    report: Any
     with _waiting("exporting and checking against PyTorch"):
-        report = model.export(options.out, batch=options.batch, opset=options.opset, frames=options.frames)
+        if options.target is None:
+            report = model.export(options.out, frames=options.frames, **given)
+        else:
+            report = model.export_kit(options.target, options.out, frames=options.frames)
     if options.json:
         _emit(report.to_dict())
     else:
@@ -327,18 +354,52 @@ def _waiting(text: str) -> Iterator[None]:
             ticking.join()
 
 
+def _jetson_check(options: argparse.Namespace) -> int:
+    from effvision.export.device_check import check_device
+
+    report = check_device(options.model, options.target)
+    if options.json:
+        _emit(report.to_dict())
+    else:
+        print(report)
+    return 0 if report.passed else 1
+
+
 def _bench(options: argparse.Namespace) -> int:
     from effvision.benchmark import time_steps
 
-    model = _load(options)
-    figures = {"model": repr(model), **time_steps(model, runs=options.runs, warmup=options.warmup)}
+    models = [_on_first_device(options, name) for name in (options.model, options.vs) if name]
+    found = time_steps(models, runs=options.runs, warmup=options.warmup, streams=options.streams)
+    ratio = {"time_over_first": round(found[1].p50_ms / found[0].p50_ms, 3)} if options.vs else {}
     if options.json:
-        _emit(figures)
+        for figures in found:
+            _emit({**figures.to_dict(), **(ratio if figures is found[-1] else {})})
         return 0
-    print(figures["model"])
-    for name in ("p50_ms", "p90_ms", "p99_ms", "steps_per_s"):
-        print(f"{name:<12}{figures[name]:10.2f}")
+    for figures in found:
+        print(figures.model)
+        for name, value in figures.to_dict().items():
+            if name not in ("model", "runtime", "device") and value is not None:
+                print(f"  {name:<14}{value:>14,}" if isinstance(value, int) else f"  {name:<14}{value:14.3f}")
+    if ratio:
+        print(f"the second takes {ratio['time_over_first']:.2f} of the first one's time (medians, in turns)")
     return 0
+
+
+def _on_first_device(options: argparse.Namespace, model: str) -> Any:
+    """Load a model on the first of `--providers` that works; each that does not is named."""
+    if options.providers and options.runtime is None:
+        options.runtime = "onnx"  # they are ONNX Runtime's
+    wanted = [name.strip() for name in (options.providers or options.device).split(",") if name.strip()]
+    options.model = model
+    for place, device in enumerate(wanted, 1):
+        options.device = device
+        try:
+            return _load(options)
+        except InputError as error:
+            if place == len(wanted):
+                raise
+            print(f"not on {device}: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+    raise InputError("--providers names no device")
 
 
 def _sample(options: argparse.Namespace) -> int:

@@ -35,7 +35,7 @@ from effvision.state import Array, State
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from effvision.export import ExportReport
+    from effvision.export import ExportReport, KitReport
     from effvision.session import Session
 
 __all__ = ["Memory", "Predictor"]
@@ -406,6 +406,18 @@ class Predictor(ABC):
             with open_source(frames) as source:
                 examples = partial(examples, frames=[frame.image for frame in islice(source, _CHECKED_FRAMES)])
         return export_onnx(self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps)
+
+    def export_kit(self, target: str, folder: str | os.PathLike[str], *, frames: Any = None) -> KitReport:
+        """Write a folder that runs this model on a device with numpy, ONNX Runtime and OpenCV; see `effvision.export.kit`.
+
+        Args:
+            target: `jetson-nano`, `jp51`, `jp60`, `jp62`, `jp72` or `onnx`; see `effvision.export.targets`.
+            folder: Made; an earlier kit there is replaced once all checks have passed.
+            frames: As for `export`; the first ones go into the kit's golden vectors.
+        """
+        from effvision.export import export_kit
+
+        return export_kit(self, target, folder, frames=frames)
 
     # -- what a family says ------------------------------------------------------------------------------------------------
 

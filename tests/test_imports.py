@@ -111,7 +111,7 @@ def files() -> dict[str, Path]:
         home = REPOSITORY / folder
         links = {entry for entry in home.iterdir() if entry.is_symlink()}
         for path in home.rglob("*.py"):
-            if links.isdisjoint(path.parents):
+            if links.isdisjoint(path.parents) and path.parent.name != "kit_files":  # data: programs for a board
                 parts = path.relative_to(home).with_suffix("").parts
                 found[".".join((package, *parts)).removesuffix(".__init__")] = path
     return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import effvision
+from environments import clean_environment
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,6 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
 SETUPTOOLS: dict[str, Any] = PROJECT["tool"]["setuptools"]
 MAPPED = ("demos", "models", "weights")
+PROGRAMS = "effvision/export/kit_files"  # Python that is data: what an exported kit is made of
 
 
 def folders() -> dict[str, str]:
@@ -148,6 +148,7 @@ def test_the_wheel_holds_every_file_once_and_nothing_beside_effvision(wheel: Pat
         for name, folder in folders().items()
         for path in (REPOSITORY / folder).glob("*.py")
     }
+    modules |= {f"{PROGRAMS}/{path.name}" for path in (REPOSITORY / PROGRAMS).glob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
 
 
@@ -156,12 +157,14 @@ def test_the_wheel_takes_cards_weights_licence_and_types_along(wheel: Path) -> N
     wanted = {"effvision/py.typed", f"effvision-{effvision.__version__}.dist-info/licenses/LICENSE"}
     for folder, patterns in {
         "demos": ["page/*"],
+        "effvision": ["export/kit_files/*", "export/*.json"],
         "models": ["*/cards.toml", "*/README.md"],
         "weights": ["*.safetensors", "*.onnx", "index.toml", "README.md"],
     }.items():
         for pattern in patterns:
             paths = (REPOSITORY / folder).glob(pattern)
-            wanted |= {f"effvision/{path.relative_to(REPOSITORY).as_posix()}" for path in paths}
+            below = (path.relative_to(REPOSITORY).as_posix().removeprefix("effvision/") for path in paths)
+            wanted |= {f"effvision/{name}" for name in below if "__pycache__" not in name}
     assert wanted <= names
 
 
@@ -177,7 +180,8 @@ def test_the_source_distribution_holds_every_module_once(tmp_path: Path) -> None
     modules = [
         name for name in names if name.endswith(".py") and not name.startswith(("tests/", "benchmarks/", "setup"))
     ]
-    expected = [f"{folder}/{path.name}" for folder in folders().values() for path in (REPOSITORY / folder).glob("*.py")]
+    homes = [*folders().values(), PROGRAMS]
+    expected = [f"{folder}/{path.name}" for folder in homes for path in (REPOSITORY / folder).glob("*.py")]
     assert sorted(modules) == sorted(expected)
     assert {"LICENSE", "Makefile", "constraints.txt", "pyproject.toml", "tests/conftest.py"} <= set(names)
 
@@ -185,38 +189,10 @@ def test_the_source_distribution_holds_every_module_once(tmp_path: Path) -> None
 # --- installed --------------------------------------------------------------------------------------------------------
 
 
-def closure(names: list[str]) -> set[str]:
-    """Return the installed distributions that `names` need, themselves included."""
-    found: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        wanted = Requirement(waiting.pop())
-        name = re.sub(r"[-_.]+", "-", wanted.name).lower()
-        environments = [{"extra": extra} for extra in (*wanted.extras, "")]
-        if name in found or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
-            continue
-        found.add(name)
-        for line in importlib.metadata.requires(name) or []:
-            marker = Requirement(line).marker
-            if marker is None or any(marker.evaluate(environment) for environment in environments):
-                waiting.append(line.partition(";")[0])
-    return found
-
-
 def environment(folder: Path, wheel: Path, needs: list[str]) -> Path:
-    """Make a clean environment with the wheel installed by pip; return its Python.
-
-    What the wheel needs is linked in from this environment, distribution by distribution: no network, no gigabytes, and
-    nothing is there that was not asked for.
-    """
-    venv.create(folder, with_pip=False)
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    """Make a clean environment with the wheel installed by pip; return its Python."""
+    python = clean_environment(folder, needs)
     packages = Path(run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
-    for name in closure(needs):
-        distribution = importlib.metadata.distribution(name)
-        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
-            if not (packages / top).exists():
-                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
     before = set(packages.iterdir())
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "install", "--quiet"]
     run([*pip, "--no-deps", "--no-index", str(wheel)])

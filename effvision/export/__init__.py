@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from effvision.export.report import ExportReport
+from effvision.export.kit import export_kit
+from effvision.export.report import ExportReport, KitReport
 from effvision.export.writer import export_onnx
 
-__all__ = ["ExportReport", "export_onnx"]
+__all__ = ["ExportReport", "KitReport", "export_kit", "export_onnx"]

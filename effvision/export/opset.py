@@ -125,6 +125,18 @@ def _absent(*names: str, inputs: int | None = None) -> Callable[[NodeProto, dict
     return rule
 
 
+def _reshape(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Drop `allowzero` (new in 14) where no zero is in the shape: without one it means nothing."""
+    stated = [attribute for attribute in node.attribute if attribute.name == "allowzero"]
+    if any(attribute.i for attribute in stated):
+        shape = constants.get(node.input[1])
+        if shape is None or 0 in numpy_helper.to_array(shape):
+            return False
+    for attribute in stated:
+        node.attribute.remove(attribute)
+    return True
+
+
 def _scatter(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
     """Drop a `reduction` that says what is so without it; opset 16 has `add` and `mul` (the attribute itself is new there)."""
     stated = [attribute for attribute in node.attribute if attribute.name == "reduction"]
@@ -136,7 +148,7 @@ def _scatter(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
 
 _RULES: dict[str, Callable[[NodeProto, dict[str, TensorProto]], bool]] = {
     "Reduce": _reduce,
-    "Reshape": _absent("allowzero"),
+    "Reshape": _reshape,
     "Shape": _absent("start", "end"),
     "Pad": _absent(inputs=3),
     "Split": _absent("num_outputs"),

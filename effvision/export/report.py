@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ExportReport"]
+from effvision.export.device_report import DeviceReport
+
+__all__ = ["ExportReport", "KitReport"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,50 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class KitReport:
+    """A kit and its checks; usable wherever a path is (`os.fspath`).
+
+    Attributes:
+        folder: Where it lies.
+        target: Name of the target.
+        files: Bytes of each file by name.
+        export: Of `model.onnx`, with the check against PyTorch.
+        verified: What the kit's own `runner.py --verify` measured here, in ONNX Runtime on a CPU.
+        device: What the device is predicted to make of `model.onnx`; nothing ran there.
+    """
+
+    folder: Path
+    target: str
+    files: Mapping[str, int]
+    export: ExportReport
+    verified: str
+    device: DeviceReport
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.files))
+        lines = [
+            f"{self.folder}  kit for {self.device.title}: {len(self.files)} files, {sum(self.files.values()) / 1e6:.2f} MB",
+            *(f"  {name:<{width}}  {size:>10,} bytes" for name, size in self.files.items()),
+            *(f"  {line}" for line in str(self.export).splitlines()[1:]),
+            f"  verified here with the kit's runner: {self.verified}",
+            *(f"  {line}" for line in str(self.device).splitlines()),
+            "  not run on a board; there: python3 runner.py --verify golden.npz",
+        ]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "folder": str(self.folder),
+            "target": self.target,
+            "files": dict(self.files),
+            "export": self.export.to_dict(),
+            "verified": self.verified,
+            "device": self.device.to_dict(),
+        }

@@ -240,6 +240,28 @@ def test_trap_3_a_scatter_that_tensorrt_gets_wrong_is_named_in_report_and_file(
     assert "warning" in str(report)
 
 
+class Flat(nn.Module):
+    """A Reshape, which PyTorch writes with `allowzero`, new in opset 14."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :4]
+
+
+def test_a_reshape_to_a_shape_without_zeros_exports_at_every_opset(tmp_path: Path) -> None:
+    report = export_planted(Flat(), tmp_path / "m.onnx", opset=13)
+    assert "Reshape" in {node.op_type for node in onnx.load(report).graph.node} and report.opset == 13
+
+
+def test_a_reshape_to_a_shape_with_a_zero_is_refused_where_zero_means_something_else() -> None:
+    shape = onnx.numpy_helper.from_array(np.array([0, 4], np.int64), "shape")
+    node = onnx.helper.make_node("Reshape", ["x", "shape"], ["y"], allowzero=1)
+    tensors = [onnx.helper.make_tensor_value_info(name, 1, None) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", tensors[:1], tensors[1:], [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    with pytest.raises(ExportError, match="Reshape"):
+        to_opset(model, 13)
+
+
 class Overwrite(nn.Module):
     """Plain ScatterElements: `reduction`, which opset 16 brought, says only that there is none."""
 

@@ -1,0 +1,160 @@
+"""The README of a kit: what to install on that JetPack, the commands, and what was and was not tested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effvision.export.targets import Target
+from effvision.metadata import Metadata
+
+__all__ = ["FILES", "fill_readme"]
+
+FILES: Mapping[str, str] = {
+    "README.md": "this file",
+    "runner.py": "the program; `python3 runner.py --help`",
+    "stream.py": "its preparation, frame clock and smoothing, in numpy",
+    "video.py": "its cameras, files and windows, through OpenCV",
+    "model.onnx": "the network and its state, and a description of everything else, in its metadata",
+    "model.json": "that description, for what does not read ONNX",
+    "labels.txt": "the class names, one a line",
+    "golden.npz": "frames, and the numbers PyTorch gave for them",
+    "build_engine.sh": "builds a TensorRT engine, on the board",
+    "tensorrt_engine.py": "runs that engine without ONNX Runtime",
+}
+"""Every file a kit may hold, in the order a reader wants them."""
+
+_WHEELS = {  # looked up in November 2026; CPU builds are on the package index, GPU builds for JetPack up to 6 are not
+    "jetson-nano": """\
+    pip3 install --upgrade pip    # the one of Ubuntu 18.04 does not know today's wheels
+    pip3 install ./onnxruntime_gpu-1.11.0-cp36-cp36m-linux_aarch64.whl    # from NVIDIA's page "Jetson Zoo", ONNX Runtime
+
+1.11 is the newest ONNX Runtime built for JetPack 4.6 (Python 3.6, TensorRT 8.2, CUDA 10.2). If Python then ends with `Illegal
+instruction`, it is numpy 1.19.5: `export OPENBLAS_CORETYPE=ARMV8`. For the CPU alone: `pip3 install onnxruntime==1.10.0`.""",
+    "jp51": """\
+    pip install ./onnxruntime_gpu-1.16.0-cp38-cp38-linux_aarch64.whl      # from NVIDIA's page "Jetson Zoo", ONNX Runtime
+
+The wheels for JetPack 5.1 are those for Python 3.8 (1.15.1, 1.16.0). For the CPU alone: `pip install onnxruntime==1.19.2`.""",
+    "jp60": """\
+    pip install 'numpy<2' ./onnxruntime_gpu-*-cp310-cp310-linux_aarch64.whl    # from "Jetson Zoo", the one for JetPack 6.0
+
+`numpy<2`, because JetPack's OpenCV was built with numpy 1. The package index has no GPU build for Python 3.10 on Arm. For the
+CPU alone: `pip install 'numpy<2' onnxruntime==1.23.2`.""",
+    "jp62": """\
+    pip install 'numpy<2' ./onnxruntime_gpu-1.23.0-cp310-cp310-linux_aarch64.whl    # from "Jetson AI Lab", JetPack 6, CUDA 12.6
+
+`numpy<2`, because JetPack's OpenCV was built with numpy 1. The package index has no GPU build for Python 3.10 on Arm. For the
+CPU alone: `pip install 'numpy<2' onnxruntime==1.23.2`.""",
+    "jp72": """\
+    pip install onnxruntime-gpu
+
+The package index has builds for Python 3.12 on Arm since 1.31; whether they hold kernels for Orin's GPU was not verified. The
+runner says at its start what is really used. For the CPU alone: `pip install onnxruntime` instead, never both.""",
+}
+
+_JETSON = """\
+    sudo apt-get update
+    sudo apt-get install nvidia-opencv python3-numpy python3-pip python3-venv
+    python3 -m venv --system-site-packages ~/kit && . ~/kit/bin/activate
+{wheel}
+
+OpenCV is JetPack's own, seen through `--system-site-packages`: it is built with GStreamer, the only way to a CSI camera. **Do
+not `pip install opencv-python`**: it has no GStreamer and hides JetPack's, after which `csi://0` cannot be opened. To see which
+one Python finds, and whether it says `GStreamer: YES`:
+
+    python3 -c "import cv2; print(cv2.__file__, cv2.getBuildInformation())" | grep -E 'cv2|GStreamer'"""
+
+_ANY = """\
+    python3 -m venv ~/kit && . ~/kit/bin/activate
+    pip install numpy opencv-python onnxruntime       # NVIDIA GPU: onnxruntime-gpu instead of onnxruntime, never both
+
+On a Jetson write the kit with that board's `--target`: its README names what to install there."""
+
+_TENSORRT = """
+## TensorRT
+
+Two ways. With an ONNX Runtime that has TensorRT nothing is to be done: at its first start the runner builds an engine (minutes;
+kept in `engine_cache/`), in half precision unless `--fp32`. Without ONNX Runtime:
+
+    sudo apt-get install libnvinfer-bin python3-libnvinfer
+    ./build_engine.sh                                       # finds trtexec and its version; half precision unless --fp32
+    python3 runner.py --engine model.engine --verify golden.npz
+    python3 runner.py --engine model.engine --source csi://0
+
+An engine fits one release of TensorRT and one GPU, so none is in this kit, and none should be copied between boards.{note}
+"""
+
+
+def fill_readme(
+    template: str,
+    metadata: Metadata,
+    target: Target,
+    *,
+    files: Sequence[str],
+    steps: int,
+    tolerances: Mapping[str, tuple[float, float]],
+    verified: str,
+    device_check: str | None,
+) -> str:
+    """Return the README of one kit.
+
+    Args:
+        template: `kit_files/README.md`, with names between `@`.
+        metadata: Of the exported file, its check included.
+        target: Of the kit.
+        files: Names in the kit.
+        steps: Frames of `golden.npz`.
+        tolerances: Of `runner.py --verify`: by precision, the largest difference and the relative root mean square.
+        verified: What `runner.py --verify` measured here.
+        device_check: What the device check predicts; None if it was not run.
+    """
+    jetson = target.tensorrt is not None
+    camera = "csi://0" if jetson else "0"
+    values = {
+        "CARD": metadata.card or "A network of your own",
+        "TITLE": target.title,
+        "TARGET": target.name,
+        "DEVICES": f"{target.devices}; {target.note}" if target.note else target.devices,
+        "VERSION": metadata.version,
+        "PURPOSE": f"{metadata.task} of live pictures, {len(metadata.labels)} labels.",
+        "FILES": "\n".join(f"| `{name}` | {FILES[name]} |" for name in files),
+        "INSTALL": _JETSON.format(wheel=_WHEELS[target.name]) if jetson else _ANY,
+        "CAMERA": camera,
+        "PAD": " " * (len("clip.mp4 --save out.mp4   ") - len(f"{camera} --show")),
+        "RATE": _rate(metadata.options),
+        "STEPS": str(steps),
+        "FP32": _limits(tolerances["fp32"]),
+        "FP16": _limits(tolerances["fp16"]),
+        "TENSORRT": _TENSORRT.format(note=_note(target)) if jetson else "",
+        "CHECK": _check(metadata.check),
+        "VERIFIED": verified,
+        "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
+        "LICENCE": metadata.licence or "licence not stated",
+    }
+    for name, value in values.items():
+        template = template.replace(f"@{name}@", value)
+    return template
+
+
+def _rate(options: Mapping[str, Any]) -> str:
+    fps = options.get("fps")
+    if fps is None:
+        return "The network runs on each of them."
+    return f"Of these the network sees {float(fps):g} a second, chosen by their times, as it was trained."
+
+
+def _limits(limits: tuple[float, float]) -> str:
+    return f"{limits[0]:g} of the largest number and {limits[1]:g} in relative root mean square"
+
+
+def _note(target: Target) -> str:
+    version = ".".join(str(part) for part in target.tensorrt or ())
+    return f" The model is written for TensorRT {version} (opset {target.opset}); newer ones read it too."
+
+
+def _check(check: Mapping[str, Any]) -> str:
+    found = (
+        f"equals PyTorch over {check['steps']} steps; largest difference {check['max_abs']:.1e}, "
+        f"relative rms {check['relative_rms']:.1e}."
+    )
+    return " ".join([found, *(f"Warning: {warning}." for warning in check.get("warnings", ()))])
