@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from _cores import round_trip_ns
 from torch import Tensor, nn
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
 
 GEMM = "torch.mm 1024x1024"
 _GEMM_SIZE = 1024
+_FAR_NS = 300  # see _cores.py
 _BUSY = 0.5  # processes waiting for a core, on average over the last minute
 _PACKAGES = ("effvision", "onnxruntime", "onnx", "numpy", "opencv-python")
 _HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -303,6 +305,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": {"torch": torch.get_num_threads(), "onnxruntime": THREADS, "openblas": THREADS},
+        "cores_round_trip_ns": round_trip_ns(),
         "load_at_start": [round(value, 2) for value in os.getloadavg()],
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
@@ -342,6 +345,11 @@ def show(
     print(f"missed: {', '.join(missed)}" if missed else "every limit kept")
     if machine["load_at_start"][0] > _BUSY:
         print(f"the machine was busy at the start (load {machine['load_at_start'][0]}): these times mean little")
+    far = [trip for trip in machine["cores_round_trip_ns"] if trip and trip > _FAR_NS]
+    if far:
+        print(
+            f"the cores share no cache now ({far[0]} ns from one to the other and back): a second thread gains little"
+        )
     for title, facts in (("measured", details), ("machine", machine)):
         print(f"\n{title}")
         for name, value in facts.items():
@@ -380,5 +388,6 @@ def main(measure: Callable[[argparse.Namespace], tuple[list[Figure], dict[str, A
     use_threads()
     machine = describe()
     figures, details = measure(options)
+    machine["cores_round_trip_ns"] = [machine["cores_round_trip_ns"], round_trip_ns()]  # before and after
     show(figures, machine, details, options)
     return 0

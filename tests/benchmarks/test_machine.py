@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+from _cores import round_trip_ns  # noqa: E402
 from _machine import GEMM, Contender, DataFile, Figure, Times, count_multiply_adds, floor_ratio, interleave  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -87,3 +89,10 @@ def test_another_copy_of_the_data_is_used_and_said_to_be_another(
     (tmp_path / "a.mp4").write_bytes(b"other")
     assert DataFile("a.mp4", "https://example.org/a.mp4", "0" * 64).find(tmp_path) == tmp_path / "a.mp4"
     assert "another SHA-256" in capsys.readouterr().out
+
+
+def test_the_way_from_core_to_core_is_measured_or_said_to_be_unknown() -> None:
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    trip = round_trip_ns()
+    assert trip is None or 10 < trip < 1_000_000
+    assert before is None or os.sched_getaffinity(0) == before
