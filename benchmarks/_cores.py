@@ -1,8 +1,8 @@
 """How long a cache line takes from one core to another and back: whether two cores share a cache right now.
 
-Measured because it decides what a second thread is worth. On a virtual machine the host moves the two virtual cores about. While
-they share a cache a round trip takes some 60 to 250 ns; while they do not, 380 to 750 ns, and a network of many small operators then
-runs no faster on two threads than on one, although a large matrix product still does.
+Measured because it decides what a second thread is worth. On a virtual machine the host moves the two virtual cores about.
+While they share a cache a round trip takes some 60 to 250 ns; while they do not, 380 to 750 ns, and a network of many small
+operators then runs no faster on two threads than on one, although a large matrix product still does.
 """
 
 from __future__ import annotations
