@@ -23,9 +23,9 @@ export PYTHONUNBUFFERED = 1
 .PHONY: help demo label test lint format check preflight bench train soak rivals clean
 
 help:  ## this list
-	@echo "make demo      the live page at http://localhost:$(PORT)/ (first use downloads about 250 MB; no PyTorch); Ctrl-C ends it"
+	@echo "make demo      the live page at http://localhost:$(PORT)/ (first use downloads about 180 MB; no PyTorch); Ctrl-C ends it"
 	@echo "make label     label a generated clip on the command line, with the same installation"
-	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 500 MB, PyTorch's CPU build in it)"
+	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 460 MB, PyTorch's CPU build in it)"
 	@echo "make lint      ruff and mypy only"
 	@echo "make format    put the code into the form that lint asks for"
 	@echo "make bench     the quick benchmarks: ratios against named rivals on this machine"
@@ -53,13 +53,13 @@ $(VENV)/bin/pip: | preflight
 
 # A stamp is renewed when what it installs may have changed.
 $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Installing effvision, OpenCV, ONNX Runtime and Gradio into $(VENV) (about 250 MB to download)"
+	@echo "Installing effvision, OpenCV, ONNX Runtime and Gradio into $(VENV) (about 180 MB to download)"
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation --editable '.[demo]' onnxruntime
 	@touch $@
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Installing effvision, PyTorch, ONNX, Gradio and the checkers into $(VENV) (about 500 MB to download)"
+	@echo "Installing effvision, PyTorch, ONNX, Gradio and the checkers into $(VENV) (about 460 MB to download)"
 	@$(PIP) setuptools
 	@arguments=$$($(PY) .ci/preflight.py torch-index "$(TORCH_INDEX)") && $(PIP) $$arguments torch
 	@$(PIP) --no-build-isolation --editable '.[torch,onnx,demo,dev]'

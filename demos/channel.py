@@ -22,7 +22,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from typing import Any, cast
 import numpy as np
 
 from effvision._optional import import_cv2
-from effvision.errors import EffvisionError, InputError, MissingDependencyError
+from effvision.errors import EffvisionError, InputError
 from effvision.loading import RuntimeName
 from effvision.predictor import Predictor
 from effvision.results import Classification
@@ -433,19 +433,3 @@ def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
         path.parent.rmdir()
-
-
-def available_runtimes() -> Iterator[str]:
-    """Yield the runtimes this machine can use, the one that starts faster first.
-
-    Raises:
-        MissingDependencyError: there is none.
-    """
-    from importlib.util import find_spec
-
-    found = [name for name, module in (("onnx", "onnxruntime"), ("torch", "torch")) if find_spec(module)]
-    if not found:
-        raise MissingDependencyError(
-            "no runtime is installed\nhint: pip install onnxruntime, or pip install 'effvision[torch]'"
-        )
-    yield from found

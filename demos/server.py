@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 from effvision._optional import require
 from effvision.cards import get_card
 from effvision.demos import gestures
-from effvision.demos.channel import Limits, Models, Visitor, Visitors, available_runtimes
+from effvision.demos.channel import Limits, Models, Visitor, Visitors
 from effvision.errors import EffvisionError, InputError, SourceError
+from effvision.loading import installed_runtimes
 
 __all__ = ["Server", "make_app", "remove_old"]
 
@@ -67,7 +68,8 @@ class Server:
     ) -> None:
         _check_certificate(certificate)
         gestures.check(get_card(card))
-        chosen = tuple(available_runtimes()) if runtimes is None else tuple(runtimes)
+        # ONNX Runtime first: it starts faster
+        chosen = tuple(sorted(installed_runtimes())) if runtimes is None else tuple(runtimes)
         _keep_quiet()
         self.models = Models(card, chosen)
         self.limits = limits or Limits()

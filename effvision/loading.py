@@ -10,7 +10,7 @@ from effvision.cards import Card
 from effvision.checkpoints import bundled, cache_folder, find_weights
 from effvision.errors import CardError, CheckpointError, EffvisionError, InputError, MissingDependencyError
 
-__all__ = ["RuntimeName", "card_of", "check_choices", "choose", "exported"]
+__all__ = ["RuntimeName", "card_of", "check_choices", "choose", "exported", "installed_runtimes"]
 
 RuntimeName = Literal["torch", "onnx"]
 
@@ -27,25 +27,38 @@ def check_choices(runtime: object, device: object, threads: object, card: object
         raise InputError(f"`card` must be a card's name; got {type(card).__name__}")
 
 
-def choose(runtime: RuntimeName | None) -> RuntimeName:
-    """Return the runtime asked for, or PyTorch if it is installed, else ONNX Runtime."""
-    have_torch = importlib.util.find_spec("torch") is not None
-    have_onnx = importlib.util.find_spec("onnxruntime") is not None
-    if runtime == "torch" and not have_torch:
-        raise MissingDependencyError(
-            "runtime 'torch' needs PyTorch, which is not installed\nhint: pip install 'effvision[torch]'"
-        )
-    if runtime == "onnx" and not have_onnx:
-        raise MissingDependencyError(
-            "runtime 'onnx' needs ONNX Runtime, which is not installed\nhint: pip install 'effvision[onnx]'"
-        )
-    if not have_torch and not have_onnx:
+def installed_runtimes() -> tuple[RuntimeName, ...]:
+    """Return the runtimes this environment can import, PyTorch first.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    found: list[RuntimeName] = []
+    if importlib.util.find_spec("torch") is not None:
+        found.append("torch")
+    if importlib.util.find_spec("onnxruntime") is not None:
+        found.append("onnx")
+    if not found:
         raise MissingDependencyError(
             "neither PyTorch nor ONNX Runtime is installed\n"
             "hint: pip install 'effvision[torch]' (training, export, every card) or pip install 'effvision[onnx]' "
             "(exported files and bundled models; small)"
         )
-    return runtime or ("torch" if have_torch else "onnx")
+    return tuple(found)
+
+
+def choose(runtime: RuntimeName | None) -> RuntimeName:
+    """Return the runtime asked for, or PyTorch if it is installed, else ONNX Runtime."""
+    installed = installed_runtimes() if runtime is None else ()
+    if runtime == "torch" and importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError(
+            "runtime 'torch' needs PyTorch, which is not installed\nhint: pip install 'effvision[torch]'"
+        )
+    if runtime == "onnx" and importlib.util.find_spec("onnxruntime") is None:
+        raise MissingDependencyError(
+            "runtime 'onnx' needs ONNX Runtime, which is not installed\nhint: pip install 'effvision[onnx]'"
+        )
+    return runtime or installed[0]
 
 
 def card_of(path: Path) -> str:

@@ -324,6 +324,11 @@ def test_closing_before_the_first_round_starts_no_thread() -> None:
     assert list(together) == [] and together._threads == []
 
 
+def in_another_process(program: str, path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_a_video_is_closed_safely_while_another_thread_decodes_it(tmp_path: Path) -> None:
     """FFmpeg aborts the process when a decoder is freed under a thread that uses it; so it is tried in another process."""
     video(tmp_path / "a.mp4", 300)
@@ -336,13 +341,7 @@ def test_a_video_is_closed_safely_while_another_thread_decodes_it(tmp_path: Path
         "            if index > turn % 7: break\n"
         "print('fine')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "a.mp4")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = in_another_process(program, tmp_path / "a.mp4")
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 
@@ -355,13 +354,7 @@ def test_leaving_python_with_a_loop_left_open_is_quiet(tmp_path: Path) -> None:
         "next(together)\n"
         "sys.exit(3)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "a.mp4")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = in_another_process(program, tmp_path / "a.mp4")
     assert (done.returncode, done.stderr) == (3, "")
 
 
