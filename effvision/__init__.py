@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from effvision.cards import list_cards as list_cards
+    from effvision.clouds import Cloud as Cloud
     from effvision.errors import EffvisionError as EffvisionError
     from effvision.models.tsm.predictor import TSM as TSM
     from effvision.predictor import Predictor as Predictor
     from effvision.results import Classification as Classification
     from effvision.results import Result as Result
+    from effvision.results import Segmentation as Segmentation
     from effvision.results import Timing as Timing
     from effvision.session import Session as Session
+    from effvision.sources.clouds import open_cloud as open_cloud
     from effvision.state import State as State
 
 __version__ = "0.1.0"
@@ -31,26 +34,32 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "TSM": "effvision.models.tsm.predictor",
     "Classification": "effvision.results",
+    "Cloud": "effvision.clouds",
     "EffvisionError": "effvision.errors",
     "Predictor": "effvision.predictor",
     "Result": "effvision.results",
+    "Segmentation": "effvision.results",
     "Session": "effvision.session",
     "State": "effvision.state",
     "Timing": "effvision.results",
     "list_cards": "effvision.cards",
+    "open_cloud": "effvision.sources.clouds",
 }
 
 __all__ = [
     "TSM",
     "Classification",
+    "Cloud",
     "EffvisionError",
     "Predictor",
     "Result",
+    "Segmentation",
     "Session",
     "State",
     "Timing",
     "__version__",
     "list_cards",
+    "open_cloud",
 ]
 
 

@@ -10,15 +10,18 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effvision._files import as_path, sha256
 from effvision.cards import Card, toml_table
 from effvision.errors import CheckpointError, DownloadError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 try:
     import fcntl
@@ -26,7 +29,15 @@ except ImportError:  # pragma: no cover - Windows: two processes that fetch at o
     fcntl = None  # type: ignore[assignment]
 _CAN_LOCK: bool = fcntl is not None
 
-__all__ = ["bundled", "cache_folder", "download", "find_weights", "read_checkpoint", "weights_index"]
+__all__ = [
+    "bundled",
+    "cache_folder",
+    "checkpoint_tensors",
+    "download",
+    "find_weights",
+    "read_checkpoint",
+    "weights_index",
+]
 
 _REACH_TIMEOUT_S = 0.7
 _READ_TIMEOUT_S = 20.0
@@ -227,3 +238,64 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Mapping[str, Any]:
             "hint: torch.save(network.state_dict(), path)"
         )
     return loaded
+
+
+def checkpoint_tensors(state_dict: Mapping[str, Any], *, level: str, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Return the tensors of a published checkpoint under a family's own names.
+
+    Args:
+        state_dict: Names to tensors (or numpy arrays), or a mapping that holds them under `level`.
+        level: The name under which the family's authors keep them.
+        rename: Turns a published name into the family's own.
+
+    Raises:
+        CheckpointError: an entry is no dense array of real numbers (sparse, quantised, complex, boolean, ...), is not finite,
+            or two of them have one name.
+    """
+    import torch
+
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f"a checkpoint maps names to tensors; got {type(state_dict).__name__}")
+    inner = state_dict.get(level, state_dict)
+    if not isinstance(inner, Mapping):
+        raise CheckpointError(f"`{level}` must map names to tensors; got {type(inner).__name__}")
+    tensors: dict[str, Tensor] = {}
+    for key, value in inner.items():
+        if not isinstance(key, str) or not (isinstance(value, torch.Tensor) or hasattr(value, "shape")):
+            raise CheckpointError(f"`state_dict` must map names to tensors; `{key}` is {type(value).__name__}")
+        name = rename(key)
+        if name in tensors:
+            raise CheckpointError(
+                f"the checkpoint holds `{name}` twice, the second time as `{key}`: which one is meant?"
+            )
+        try:
+            tensors[name] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"`{key}` is no array of numbers ({error})") from error
+        _check_kind(key, tensors[name])
+    return tensors
+
+
+def _check_kind(key: str, tensor: Tensor) -> None:
+    """Refuse what a layer would not take, or would take as something else: masks, indices, numbers without their scale."""
+    import torch
+
+    dtypes = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    dtypes += [torch.int64] if key.endswith("num_batches_tracked") else []
+    if tensor.is_nested:
+        kind, remedy = "a nested tensor", "save plain tensors, one under each name"
+    elif tensor.layout != torch.strided:
+        kind, remedy = f"of the layout {tensor.layout}", "save it dense: `tensor.to_dense()`"
+    elif tensor.is_quantized:
+        kind, remedy = f"quantised ({tensor.dtype})", "save it as numbers: `tensor.dequantize()`"
+    elif tensor.is_meta:
+        kind, remedy = "a meta tensor, which has no values", "save the network after its weights were loaded"
+    elif tensor.dtype not in dtypes:
+        kind, remedy = f"of {tensor.dtype}", "save the weights as real numbers: `network.float().state_dict()`"
+    elif not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"`{key}` holds NaN or infinity: the checkpoint is damaged, or its training diverged")
+    else:
+        return
+    raise CheckpointError(
+        f"`{key}` is {kind}; weights are dense tensors of float16, bfloat16, float32 or float64\nhint: {remedy}"
+    )

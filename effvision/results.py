@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from effvision.errors import InputError
+from effvision.clouds import Cloud
+from effvision.errors import InputError, RangeError, ShapeError
 
-__all__ = ["Classification", "Result", "Timing"]
+__all__ = ["Classification", "Result", "Segmentation", "Timing"]
 
 Self = TypeVar("Self", bound="Result")
 
@@ -184,3 +185,167 @@ class Classification(Result):
         if best[0][0] != self.label:  # smoothing may hold a label that is not this frame's best
             best = [(self.label, self.score), *[item for item in best if item[0] != self.label]][:3]
         return draw_classification(image, topk=best, note=note)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation(Result):
+    """A class for every point of a cloud.
+
+    Attributes:
+        labels: (P,) whole, 0..K-1, in the order of the cloud's points.
+        scores: (P,) float32, 0..1: the score of the chosen class.
+        names: K class names.
+        cloud: The points, by reference; None where the caller kept only the labels.
+        colors: (K, 3) uint8, a colour for each class. None: told from the names (`effvision.viz.class_colors`).
+
+    Raises:
+        ShapeError, RangeError: parts that do not fit each other.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    names: tuple[str, ...]
+    cloud: Cloud | None = field(default=None, repr=False)
+    colors: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        labels, scores, classes = self.labels, self.scores, len(self.names)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or scores.shape != labels.shape:
+            raise ShapeError(
+                f"`labels` must be (P,) whole numbers and `scores` (P,); got {labels.shape} {labels.dtype} and {scores.shape}"
+            )
+        if self.cloud is not None and len(self.cloud) != len(labels):
+            raise ShapeError(f"there are {len(labels)} labels, and the cloud has {len(self.cloud)} points")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+            raise RangeError(f"`labels` must lie within 0..{classes - 1}; got {labels.min()}..{labels.max()}")
+        if self.colors is not None and (self.colors.shape != (classes, 3) or self.colors.dtype != np.uint8):
+            raise ShapeError(f"`colors` must be ({classes}, 3) uint8; got {self.colors.shape} {self.colors.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Points of each class by its name, in the order of the classes, those without points included."""
+        found = np.bincount(self.labels, minlength=len(self.names)).tolist()
+        counts: dict[str, int] = {}
+        for name, count in zip(self.names, found, strict=True):
+            counts[name] = counts.get(name, 0) + count
+        return counts
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(P, 3) uint8: the colour of each point's class."""
+        colored: np.ndarray = self._palette()[self.labels]
+        return colored
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: how many points, the counts and mean scores of the classes, and what every result carries."""
+        sums = np.bincount(self.labels, weights=self.scores, minlength=len(self.names)).tolist()
+        found = np.bincount(self.labels, minlength=len(self.names)).tolist()
+        classes = [
+            {"name": name, "points": count, "score": round(total / count, 6) if count else None}
+            for name, count, total in zip(self.names, found, sums, strict=True)
+        ]
+        source = {} if self.cloud is None else {"source": self.cloud.name, "origin": self.cloud.origin.tolist()}
+        return {"points": len(self.labels), "counts": self.counts, "classes": classes, **source, **super().to_dict()}
+
+    def plot(self, image: np.ndarray | None = None, *, size: tuple[int, int] = (720, 960), **view: Any) -> np.ndarray:
+        """Draw the cloud in the colours of its classes, with a legend; (H, W, 3) uint8 RGB. Needs no display.
+
+        Args:
+            image: Not for clouds: they are their own picture.
+            size: (height, width) in pixels.
+            **view: `azimuth_deg`, `elevation_deg`, `perspective` of `effvision.viz.View`. Default: told from the cloud.
+
+        Raises:
+            InputError: the result kept no cloud, or an argument cannot be used.
+        """
+        if image is not None:
+            raise InputError("a segmentation of points is not drawn onto a picture\nhint: leave `image` out")
+        from effvision.viz import View, automatic_view, draw_segmentation
+
+        cloud = self._kept()
+        unknown = set(view) - {"azimuth_deg", "elevation_deg", "perspective"}
+        if unknown:
+            raise InputError(f"a view has azimuth_deg, elevation_deg and perspective; got {', '.join(sorted(unknown))}")
+        automatic = automatic_view(cloud.xyz)
+        eye = View(**{"azimuth_deg": automatic.azimuth_deg, "elevation_deg": automatic.elevation_deg, **view})
+        note = f"{self.timing.total_ms:,.0f} ms" if self.timing.total_ms else None
+        return draw_segmentation(
+            cloud.xyz, self.labels, self.names, colors=self._palette(), size=size, view=eye, note=note
+        )
+
+    def save(self, path: str | os.PathLike[str], image: np.ndarray | None = None) -> Path:
+        """Write what the suffix asks for; the file appears whole.
+
+        `.ply`: the cloud in the colours of its classes, with `label` and `score`, in world coordinates. `.npz`: xyz, origin,
+        label, score and names. `.png`, `.jpg`: the picture of `plot`. `.json`: the summary of `to_dict`.
+
+        Raises:
+            InputError: another suffix, or the result kept no cloud to write.
+            SourceError: the folder does not exist or cannot be written to.
+        """
+        from effvision._files import as_path
+
+        target = as_path(path)
+        suffix = target.suffix.lower()
+        if suffix == ".ply":
+            return self._save_ply(target)
+        if suffix == ".npz":
+            return self._save_npz(target)
+        if suffix not in (".png", ".jpg", ".jpeg", ".json"):
+            raise InputError(f"a segmentation is saved as .ply, .npz, .png, .jpg or .json; got {target.name!r}")
+        return super().save(target, image)
+
+    def to_open3d(self) -> Any:
+        """Return an `open3d.geometry.PointCloud` in the colours of the classes, relative to `cloud.origin`.
+
+        Raises:
+            MissingDependencyError: Open3D or a system library it needs is absent; the message has the line that installs it.
+            InputError: the result kept no cloud.
+        """
+        from effvision._optional import require
+
+        cloud = self._kept()
+        open3d = require("open3d", extra="points")
+        out = open3d.geometry.PointCloud()
+        out.points = open3d.utility.Vector3dVector(cloud.xyz.astype(np.float64))
+        out.colors = open3d.utility.Vector3dVector(self.rgb / 255.0)
+        return out
+
+    def _save_ply(self, target: Path) -> Path:
+        from effvision.sources import write_ply
+
+        cloud = self._kept()
+        xyz = cloud.world() if cloud.origin.any() else cloud.xyz
+        label = self.labels.astype(np.uint8 if len(self.names) <= 256 else np.int32)
+        classes = "\n".join(f"label {index} is {name}" for index, name in enumerate(self.names))
+        return write_ply(target, xyz, rgb=self.rgb, comment=classes, label=label, score=self.scores.astype(np.float32))
+
+    def _save_npz(self, target: Path) -> Path:
+        from effvision._files import appearing
+
+        cloud = self._kept()
+        with appearing(target) as temporary:
+            np.savez_compressed(
+                temporary,
+                xyz=cloud.xyz,
+                origin=cloud.origin,
+                label=self.labels,
+                score=self.scores,
+                names=np.array(self.names),
+            )
+        return target
+
+    def _kept(self) -> Cloud:
+        if self.cloud is None:
+            raise InputError("this result kept no cloud, only labels\nhint: `result.replace(cloud=open_cloud(...))`")
+        return self.cloud
+
+    def _palette(self) -> np.ndarray:
+        if self.colors is not None:
+            return self.colors
+        from effvision.viz import class_colors
+
+        return class_colors(self.names)

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "_files"),
-    ("metadata", "results", "state"),
+    ("clouds", "metadata", "results", "state"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "viz"),
     ("cards", "checkpoints", "loading", "predictor", "session"),
@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("effvision.results", "effvision.viz"): "a result draws and saves itself when it is asked to",
+    ("effvision.results", "effvision.sources"): "a segmentation writes its cloud when it is asked to",
 }
 
 # Where torch may be imported at the top of a file; everywhere else it is imported where it is used.
@@ -48,6 +49,10 @@ TORCH_AT_TOP = (
     "effvision.models.*.time",
     "effvision.models.*.graphs",
     "effvision.models.*.assemble",
+    "effvision.models.*.frustum",
+    "effvision.models.*.fusing",
+    "effvision.models.*.layers",
+    "effvision.models.*.stages",
     "effvision.models.*.convert",
     "effvision.models.*.recipe*",
 )

@@ -20,7 +20,16 @@ from effvision.errors import SourceError
 from effvision.sources.base import DEFAULT_FPS, Frame, Source
 from effvision.sources.sniff import IMAGE_SUFFIXES, VIDEO_SUFFIXES, looks_like_image, why_no_video
 
-__all__ = ["ContainerClock", "ImageFiles", "VideoFile", "VideoFiles", "open_path", "open_paths", "read_image"]
+__all__ = [
+    "ContainerClock",
+    "ImageFiles",
+    "VideoFile",
+    "VideoFiles",
+    "missing",
+    "open_path",
+    "open_paths",
+    "read_image",
+]
 
 _ENOUGH = 0.9  # of the frames a container states; fewer means the file is cut short or damaged
 _PLAUSIBLE_FPS = 1000.0
@@ -70,7 +79,7 @@ def open_path(text: str | Path, *, fps: float | None = None) -> Source:
         if isinstance(error, SourceError):
             raise
         raise SourceError(f"{name!r:.300} cannot be opened: {error}") from error
-    raise SourceError(_missing(path))
+    raise SourceError(missing(path))
 
 
 def open_paths(paths: Iterable[str | Path], *, fps: float | None = None) -> Source:
@@ -82,7 +91,7 @@ def open_paths(paths: Iterable[str | Path], *, fps: float | None = None) -> Sour
         except (ValueError, OSError) as error:  # as in `open_path`
             raise SourceError(f"{str(file)!r:.300} cannot be opened: {error}") from error
         if not here:
-            raise SourceError(_missing(file))
+            raise SourceError(missing(file))
     return _open_files("list of files", files, fps=fps, described="the list")
 
 
@@ -280,7 +289,8 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(part), part) if index % 2 else (1, 0, part) for index, part in enumerate(parts)]
 
 
-def _missing(path: Path) -> str:
+def missing(path: Path) -> str:
+    """Say that a file is not there, and which of similar names are."""
     folder = path.parent
     if not folder.is_dir():
         return f"{path} does not exist: there is no folder {folder}"
@@ -299,7 +309,7 @@ def _read_bytes(path: Path) -> bytes:
     except IsADirectoryError as error:
         raise SourceError(f"{path} is a folder; one image file is needed here") from error
     except FileNotFoundError as error:
-        raise SourceError(_missing(path)) from error
+        raise SourceError(missing(path)) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL inside the name
         raise SourceError(f"{str(path)!r:.300} cannot be read: {error}") from error
     if not data:

@@ -1,6 +1,17 @@
-"""Draw results onto pictures and save them. OpenCV is imported at first use."""
+"""Draw results onto pictures, clouds as pictures, and save them. OpenCV is imported at first use."""
 
 from effvision.viz.classification import draw_classification
+from effvision.viz.palette import class_colors
+from effvision.viz.points import View, automatic_view, render_points
 from effvision.viz.saving import save_image
+from effvision.viz.segmentation import draw_segmentation
 
-__all__ = ["draw_classification", "save_image"]
+__all__ = [
+    "View",
+    "automatic_view",
+    "class_colors",
+    "draw_classification",
+    "draw_segmentation",
+    "render_points",
+    "save_image",
+]

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
+from effvision.checkpoints import checkpoint_tensors
 from effvision.errors import CheckpointError
 from effvision.models.tsm.network import Direction, TemporalNetwork, build
 
@@ -21,7 +21,6 @@ __all__ = ["canonical_keys", "from_reference", "load_weights"]
 
 _HEADS = ("new_fc", "classifier", "fc")
 _COUNTER = "num_batches_tracked"  # of batch normalisation: absent from some published files, unused in eval mode
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def from_reference(
@@ -102,48 +101,7 @@ def canonical_keys(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: an entry is no dense array of real numbers (sparse, quantised, complex, boolean, ...), or not finite.
     """
-    if not isinstance(state_dict, Mapping):
-        raise CheckpointError(f"a checkpoint maps names to tensors; got {type(state_dict).__name__}")
-    inner = state_dict.get("state_dict", state_dict)
-    if not isinstance(inner, Mapping):
-        raise CheckpointError(f"`state_dict` must map names to tensors; got {type(inner).__name__}")
-    tensors: dict[str, Tensor] = {}
-    for key, value in inner.items():
-        if not isinstance(key, str) or not (isinstance(value, Tensor) or hasattr(value, "shape")):
-            raise CheckpointError(f"`state_dict` must map names to tensors; `{key}` is {type(value).__name__}")
-        name = _canonical(key)
-        if name in tensors:
-            raise CheckpointError(
-                f"the checkpoint holds `{name}` twice, the second time as `{key}`: which one is meant?"
-            )
-        try:
-            tensors[name] = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"`{key}` is no array of numbers ({error})") from error
-        _check_kind(key, tensors[name])
-    return tensors
-
-
-def _check_kind(key: str, tensor: Tensor) -> None:
-    """Refuse what a layer would not take, or would take as something else: masks, indices, numbers without their scale."""
-    dtypes = (*_DTYPES, torch.int64) if key.endswith(_COUNTER) else _DTYPES
-    if tensor.is_nested:
-        kind, remedy = "a nested tensor", "save plain tensors, one under each name"
-    elif tensor.layout != torch.strided:
-        kind, remedy = f"of the layout {tensor.layout}", "save it dense: `tensor.to_dense()`"
-    elif tensor.is_quantized:
-        kind, remedy = f"quantised ({tensor.dtype})", "save it as numbers: `tensor.dequantize()`"
-    elif tensor.is_meta:
-        kind, remedy = "a meta tensor, which has no values", "save the network after its weights were loaded"
-    elif tensor.dtype not in dtypes:
-        kind, remedy = f"of {tensor.dtype}", "save the weights as real numbers: `network.float().state_dict()`"
-    elif not bool(tensor.isfinite().all()):
-        raise CheckpointError(f"`{key}` holds NaN or infinity: the checkpoint is damaged, or its training diverged")
-    else:
-        return
-    raise CheckpointError(
-        f"`{key}` is {kind}; weights are dense tensors of float16, bfloat16, float32 or float64\nhint: {remedy}"
-    )
+    return checkpoint_tensors(state_dict, level="state_dict", rename=_canonical)
 
 
 def _canonical(key: str) -> str:

@@ -30,6 +30,15 @@ KEYS = {
         f"{key}_{streams}" for key in ("frames_per_s", "batched_over_single") for streams in (1, 2, 4, 8, 16)
     },
     "export.py": {"size_over_weights", "export_s", "identical"},
+    "pvcnn.py": {
+        "pointnet_over_pvcnn_4096",
+        "pointnet_over_pvcnn_32768",
+        "baseline_over_ours_4096",
+        "baseline_vox_devox_over_ours_8192",
+        "baseline_over_ort_4096",
+        "floor_ratio_8192",
+        "baseline_over_ours_4096_filled",
+    },
 }
 pytestmark = [
     pytest.mark.slow,
@@ -82,3 +91,10 @@ def test_export_tells_every_key_for_every_family() -> None:
     families = {card.family for card in list_cards() if card.default}
     assert all(set(found[key]) == families for key in KEYS["export.py"])
     assert all(found["identical"].values())
+
+
+def test_point_voxel_networks_tell_every_key_and_all_forms_agree() -> None:
+    said, found = run("pvcnn.py")
+    assert set(found) == {*KEYS["pvcnn.py"], "missed", "mode", "details", "machine"}
+    assert max(found["details"]["baseline_differs"].values()) < 1e-5
+    assert "random weights: timing only" in said

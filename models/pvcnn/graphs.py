@@ -1,0 +1,248 @@
+"""The networks as graphs of named tensors for export, in two forms; the networks themselves know of neither.
+
+`ScatterGraph` averages the points of a voxel by a scatter that adds: ONNX Runtime, TensorRT 10 and later. `TableGraph` takes
+tables made on the host (`effvision.host.voxels`) and holds gathers and sums only: everything else, TensorRT 8 included.
+Grids are read by eight gathers in both. PVCNN++ chooses its centres one after the other and has neither form.
+
+The last bit of a coordinate can decide in which voxel a point falls, so places are computed in float64, in `ScatterGraph`
+by the graph itself. TensorRT has no float64: `PlacedScatterGraph` and `TableGraph` take places that the host computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effvision.errors import InputError
+from effvision.models.pvcnn.frustum import FrustumSegmentation
+from effvision.models.pvcnn.fusing import fuse
+from effvision.models.pvcnn.layers import PVConv, VolumeConv
+from effvision.models.pvcnn.network import PVCNN
+from effvision.ops.volumes import convolve_planes
+from effvision.ops.voxels import centre_and_scale, voxel_positions
+
+__all__ = ["TABLES", "PlacedScatterGraph", "ScatterGraph", "TableGraph", "resolutions"]
+
+TABLES = ("parts", "crowded", "shares", "cells", "corners", "weights")
+"""Inputs of a `TableGraph` for each resolution, in order: the fields of `effvision.host.voxels.VoxelTables`."""
+
+N = TypeVar("N", bound=nn.Module)
+_AUTO, _BATCH, _POINTS = torch.export.Dim.AUTO, torch.export.Dim("batch", min=1), torch.export.Dim("points", min=1)
+_OPEN: dict[str, dict[int, Any]] = {  # open axes of each input; `one_hot` is told apart by what stands before the `_`
+    "points": {0: _BATCH, 2: _POINTS},
+    "placed": {0: _BATCH, 2: _POINTS},
+    "one": {0: _BATCH},
+    "parts": {0: _AUTO, 1: _AUTO},
+    "crowded": {0: _AUTO, 1: _AUTO},
+    "shares": {0: _AUTO},
+    "cells": {0: _BATCH, 1: _AUTO, 2: _AUTO, 3: _AUTO},
+    "corners": {0: _AUTO},
+    "weights": {0: _AUTO},
+}
+
+
+class PlaneConv(VolumeConv):
+    """The same convolution as one 2D convolution whatever the shape, which is not known when a graph is traced."""
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, O, X, Y, Z)."""
+        return convolve_planes(grid, self.weight, self.bias)
+
+
+def resolutions(network: nn.Module) -> tuple[int, ...]:
+    """Return the distinct grid resolutions of a network, in the order they are first used."""
+    return tuple(dict.fromkeys(layer.resolution for layer in network.modules() if isinstance(layer, PVConv)))
+
+
+class _Graph(nn.Module):
+    """Holds a fused copy of a network, with convolutions that can be traced."""
+
+    def __init__(self, network: PVCNN | FrustumSegmentation) -> None:
+        super().__init__()
+        if not isinstance(network, (PVCNN, FrustumSegmentation)):
+            raise InputError(
+                f"{type(network).__name__} has no form as a graph: its sampling takes one step per point\n"
+                "hint: export a PVCNN or a FrustumSegmentation"
+            )
+        self.network: PVCNN | FrustumSegmentation = _traceable(fuse(network))
+        self.unit_ball = all(layer.unit_ball for layer in network.modules() if isinstance(layer, PVConv))
+        self.given = ("one_hot",) if isinstance(network, FrustumSegmentation) else ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        raise NotImplementedError
+
+    def dynamic_shapes(self) -> tuple[Any, ...]:
+        """Which axes are open, for `torch.onnx.export(dynamic_shapes=...)`: clouds, points, and sizes of tables."""
+        plain = [name for name in self.inputs if name in ("points", "placed")]
+        others = [_OPEN[name.partition("_")[0]] for name in self.inputs if name not in plain]
+        return (*[_OPEN[name] for name in plain], *([tuple(others)] if others else []))
+
+    def answer(self, points: Tensor, given: tuple[Tensor, ...], place: _ScatterPlace | _TablePlace) -> Tensor:
+        """Run the network; `given` is the one-hot category of a frustum, or nothing."""
+        if isinstance(self.network, FrustumSegmentation):
+            return self.network.run(points, given[0], place)
+        return self.network.run(points, place)
+
+
+class ScatterGraph(_Graph):
+    """points (N, C, P), for a frustum also one_hot (N, 3), -> logits (N, K, P)."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        return ("points", *self.given)
+
+    def forward(self, points: Tensor, *given: Tensor) -> Tensor:
+        """Classify every point."""
+        placed = centre_and_scale(points[:, :3].double(), unit_ball=self.unit_ball)
+        return self.answer(points, given, _ScatterPlace(placed.to(points.dtype)))
+
+
+class PlacedScatterGraph(_Graph):
+    """points (N, C, P), placed (N, 3, P) as `place_points` gives it, for a frustum also one_hot (N, 3), -> logits (N, K, P)."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order."""
+        return ("points", "placed", *self.given)
+
+    def forward(self, points: Tensor, placed: Tensor, *given: Tensor) -> Tensor:
+        """Classify every point."""
+        return self.answer(points, given, _ScatterPlace(placed))
+
+
+class TableGraph(_Graph):
+    """points (N, C, P), for a frustum also one_hot (N, 3), then `TABLES` of each of `resolutions`, -> logits (N, K, P)."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs, in order: the tables as `VoxelTables.arrays` names them."""
+        tables = [f"{table}_{size}" for size in resolutions(self.network) for table in TABLES]
+        return ("points", *self.given, *tables)
+
+    def forward(self, points: Tensor, *given: Tensor) -> Tensor:
+        """Classify every point."""
+        sizes = resolutions(self.network)
+        tables = given[len(given) - len(TABLES) * len(sizes) :]
+        groups = [tables[start : start + len(TABLES)] for start in range(0, len(tables), len(TABLES))]
+        place = _TablePlace(dict(zip(sizes, groups, strict=True)))
+        return self.answer(points, given[: len(given) - len(tables)], place)
+
+
+def _traceable(network: N) -> N:
+    """Exchange, in place, the convolutions that look at the shape of their input."""
+    for layer in network.modules():
+        if type(layer) is VolumeConv:
+            layer.__class__ = PlaneConv
+    return network
+
+
+class _ScatterPlace:
+    """Points by their places in the unit cube (N, 3, P)."""
+
+    def __init__(self, placed: Tensor) -> None:
+        self.placed = placed
+        self._grids: dict[int, _ScatterGrid] = {}
+
+    def grid(self, resolution: int, *, unit_ball: bool, margin: int | None) -> _ScatterGrid:
+        """Return the whole grid: how much of it is needed is not known when a graph is traced."""
+        if resolution not in self._grids:
+            self._grids[resolution] = _ScatterGrid(self.placed, resolution)
+        return self._grids[resolution]
+
+
+class _ScatterGrid:
+    """A grid filled by a scatter that adds, along the last axis."""
+
+    def __init__(self, placed: Tensor, resolution: int) -> None:
+        self.side = resolution
+        positions = voxel_positions(placed, resolution)
+        low = positions.floor()
+        fraction = positions - low
+        high = low + (fraction > 0).to(low.dtype)
+        steps = (resolution * resolution, resolution, 1)
+        self.index = _weighted(positions.round().to(torch.int64), steps)  # (N, P)
+        ones = torch.ones_like(placed[:, :1])
+        self.share = 1 / self._add(ones).clamp(min=1)  # (N, 1, V)
+        ends = torch.stack([low, high]).to(torch.int64)
+        corners, weights = [], []
+        for x, y, z in ((a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)):
+            corners.append(ends[x, :, 0] * steps[0] + ends[y, :, 1] * steps[1] + ends[z, :, 2])
+            parts = [fraction[:, axis] if far else 1 - fraction[:, axis] for axis, far in enumerate((x, y, z))]
+            weights.append(parts[0] * parts[1] * parts[2])
+        first = torch.arange(placed.shape[0], device=placed.device)[:, None] * resolution**3
+        self.corners = [(corner + first).flatten() for corner in corners]
+        self.weights = [weight.flatten()[:, None] for weight in weights]
+
+    def _add(self, features: Tensor) -> Tensor:
+        empty = features.new_zeros(features.shape[0], features.shape[1], self.side**3)
+        return empty.scatter_add(2, self.index[:, None].expand(-1, features.shape[1], -1), features)
+
+    def voxelise(self, features: Tensor) -> Tensor:
+        """(N, C, P) -> (N, C, r, r, r)."""
+        means = self._add(features) * self.share
+        return means.view(means.shape[0], means.shape[1], self.side, self.side, self.side)
+
+    def devoxelise(self, grid: Tensor) -> Tensor:
+        """(N, C, r, r, r) -> (N, C, P)."""
+        return _read(grid, self.corners, self.weights)
+
+
+class _TablePlace:
+    """Points by the tables of each resolution."""
+
+    def __init__(self, tables: dict[int, tuple[Tensor, ...]]) -> None:
+        self._grids = {resolution: _TableGrid(*found) for resolution, found in tables.items()}
+
+    def grid(self, resolution: int, *, unit_ball: bool, margin: int | None) -> _TableGrid:
+        """Return the grid of the given size: the host has cut it."""
+        return self._grids[resolution]
+
+
+class _TableGrid:
+    """A grid filled by gathers and sums over lists of points."""
+
+    def __init__(
+        self, parts: Tensor, crowded: Tensor, shares: Tensor, cells: Tensor, corners: Tensor, weights: Tensor
+    ) -> None:
+        self.parts, self.crowded, self.shares, self.cells = parts, crowded, shares, cells
+        self.corners = [corners[:, k] for k in range(8)]
+        self.weights = [weights[:, k : k + 1] for k in range(8)]
+
+    def voxelise(self, features: Tensor) -> Tensor:
+        """(N, C, P) -> (N, C, X, Y, Z)."""
+        rows = features.transpose(1, 2).flatten(0, 1)
+        nothing = rows.new_zeros(1, rows.shape[1])
+        parts = _rows(torch.cat([rows, nothing]), self.parts).sum(1)
+        crowded = _rows(torch.cat([parts, nothing]), self.crowded).sum(1)
+        means = torch.cat([parts, crowded, nothing]) * self.shares
+        return _rows(means, self.cells).movedim(-1, 1)
+
+    def devoxelise(self, grid: Tensor) -> Tensor:
+        """(N, C, X, Y, Z) -> (N, C, P)."""
+        return _read(grid, self.corners, self.weights)
+
+
+def _read(grid: Tensor, corners: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Sum eight gathered rows: grid (N, C, X, Y, Z), corners 8 x (N*P,), weights 8 x (N*P, 1) -> (N, C, P)."""
+    rows = grid.movedim(1, -1).flatten(0, 3)
+    found = rows.index_select(0, corners[0]) * weights[0]
+    for corner, weight in zip(corners[1:], weights[1:], strict=True):
+        found = found + rows.index_select(0, corner) * weight
+    return found.view(grid.shape[0], -1, found.shape[1]).transpose(1, 2)
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """(R, C) and an index of any shape -> (..., C)."""
+    return F.embedding(index, table)
+
+
+def _weighted(voxels: Tensor, steps: tuple[int, int, int]) -> Tensor:
+    """(N, 3, P) whole voxels -> (N, P) rows of one grid."""
+    return voxels[:, 0] * steps[0] + voxels[:, 1] * steps[1] + voxels[:, 2]
