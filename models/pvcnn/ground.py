@@ -20,6 +20,7 @@ COARSEST_M = 64.0
 _FINEST_M = 1.0
 _MOST_CELLS = 2048  # along an axis; larger scenes get larger cells, so that memory stays bounded
 _STEEPEST, _SLACK_M = 0.25, 0.4  # what a cell's lowest point may rise above the surface so far: a share of its side, and more
+_WIDEST_ROOF_M = 32.0  # in scenes too small for two of the largest cells, cells down to half of this are always taken for ground
 _FEWEST_M = 1.0  # a low outlier lies at least this and one cell's side below its surroundings
 
 
@@ -62,10 +63,11 @@ def heights_above_ground(xyz: NDArray[np.floating], sides_m: tuple[float, ...] =
     rest = z - z[used].min()
     wanted = {goal: max(goal, finest, limit) for goal in sides_m}
     found: dict[float, Array] = {}
-    first = True
+    level = True  # whether the surface so far cannot slope: then a high cell may be ground as well
     while True:
-        rest = rest - _correction(places, rest, used, side, first=first)
-        first = False
+        for _ in range(2 if level else 1):  # the lowest points of a slope lie at one side of the cells; the second time they do not
+            rest = rest - _correction(places, rest, used, side, refuse=not level)
+        level = side >= _WIDEST_ROOF_M and bool((np.floor(places.max(axis=0) / side) < 1).any())
         for goal, least in wanted.items():
             if goal not in found and side / 2 < least * 0.999:
                 found[goal] = rest
@@ -124,12 +126,12 @@ def _fourth_lowest(low: Array) -> Array:
     return out
 
 
-def _correction(places: Array, rest: Array, used: NDArray[np.bool_], side: float, *, first: bool) -> Array:
+def _correction(places: Array, rest: Array, used: NDArray[np.bool_], side: float, *, refuse: bool) -> Array:
     """Return (P,): the surface's change at each point, from the lowest `rest` of each cell."""
     cells = np.floor(places / side).astype(np.int64)
     shape = tuple((cells.max(axis=0) + 1).tolist())
     low = _lowest(rest[used], (cells[:, 0] * shape[1] + cells[:, 1])[used], shape)
-    good = np.isfinite(low) if first else low <= _STEEPEST * side + _SLACK_M
+    good = low <= _STEEPEST * side + _SLACK_M if refuse else np.isfinite(low)
     surface = _filled(np.where(good, low, 0.0), good)
     return _bilinear(surface, places / side - 0.5)
 

@@ -215,7 +215,7 @@ def shelf(d: Draw) -> list[Solid]:
         d.variant("boards", ("few",), development=("six",), held=("two", "many"))
     ]
     kind = d.variant("sides", ("panels", "divided", "panels"), development=("plinth",), held=("posts", "leaning"))
-    x, y = width / 2, deep / 2
+    x, y, count = width / 2, deep / 2, max(2, min(count, int(height / (3 * thick))))
     low = height * (0.1 if kind == "plinth" else d.free(0, 0.06))
     levels = np.linspace(low + thick / 2, height - thick / 2 - (0.01 if kind == "posts" else 0), count)
     made: list[Solid] = []
