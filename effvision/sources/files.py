@@ -20,7 +20,16 @@ from effvision.errors import SourceError
 from effvision.sources.base import DEFAULT_FPS, Frame, Source
 from effvision.sources.sniff import IMAGE_SUFFIXES, VIDEO_SUFFIXES, looks_like_image, why_no_video
 
-__all__ = ["ContainerClock", "ImageFiles", "VideoFile", "VideoFiles", "open_path", "open_paths", "read_image"]
+__all__ = [
+    "ContainerClock",
+    "ImageFiles",
+    "VideoFile",
+    "VideoFiles",
+    "labelled_folder",
+    "open_path",
+    "open_paths",
+    "read_image",
+]
 
 _ENOUGH = 0.9  # of the frames a container states; fewer means the file is cut short or damaged
 _PLAUSIBLE_FPS = 1000.0
@@ -84,6 +93,31 @@ def open_paths(paths: Iterable[str | Path], *, fps: float | None = None) -> Sour
         if not here:
             raise SourceError(_missing(file))
     return _open_files("list of files", files, fps=fps, described="the list")
+
+
+def labelled_folder(path: str | Path) -> list[tuple[str, str]]:
+    """Return (recording, label) pairs of a folder that has one folder a label; what is in those is one recording each.
+
+    Raises:
+        SourceError: it is no folder, or holds no such folders, or one of them is empty.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise SourceError(
+            f"{folder} is no folder\nhint: one folder a label, with recordings in each: {folder}/LABEL/clip.mp4"
+        )
+    found = []
+    inside = [item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
+    for inner in sorted(inside, key=_natural):
+        recordings = sorted((item for item in inner.iterdir() if not item.name.startswith(".")), key=_natural)
+        if not recordings:
+            raise SourceError(f"{inner} is empty: the label {inner.name!r} has no recording")
+        found += [(str(recording), inner.name) for recording in recordings]
+    if not found:
+        raise SourceError(
+            f"{folder} has no folder inside\nhint: one folder a label, with recordings in each: {folder}/LABEL/clip.mp4"
+        )
+    return found
 
 
 class ContainerClock:
