@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from effvision.errors import EffvisionError, InputError
+from effvision.metadata import main_graph
 from effvision.predictor import Predictor
 
 __all__ = ["StepTimes", "time_steps"]
@@ -91,7 +92,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _caller(model: Predictor, streams: int) -> Callable[[], None]:
-    graph = next(iter(model.metadata.graphs))
+    graph = main_graph(model.metadata.graphs)
     axis = model.metadata.graphs[graph].inputs[0].shape[0]
     if isinstance(axis, int) and axis != streams:
         raise InputError(
@@ -113,7 +114,7 @@ def _caller(model: Predictor, streams: int) -> Callable[[], None]:
 def _figures(model: Predictor, spent: Sequence[float], streams: int, rate: float) -> StepTimes:
     p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(spent, (50, 90, 99)))
     try:
-        work = model.runtime.multiply_adds(next(iter(model.metadata.graphs)), streams)
+        work = model.runtime.multiply_adds(main_graph(model.metadata.graphs), streams)
     except EffvisionError:
         work = None
     share = None

@@ -106,6 +106,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--frames", metavar="SOURCE", help="a video or folder of real frames for the check")
     export.add_argument("--batch", type=_batch, help="streams per call, or 'dynamic' (default: 1); not with --target")
     export.add_argument("--opset", type=_natural, help="13 to 20 (default: 17); not with --target")
+    export.add_argument("--fp16", action="store_true", help="compute in half precision, for GPUs")
+    export.add_argument(
+        "--int8",
+        choices=("cpu", "tensorrt"),
+        help="compute on 8 bit integers, for processors or for TensorRT; refused if it is less accurate, or not faster here",
+    )
+    export.add_argument(
+        "--calibrate", metavar="SOURCE", nargs="+", help="recordings of what the model will see, to find int8's ranges"
+    )
+    export.add_argument(
+        "--labelled", metavar="DIR", type=Path, help="a folder with one folder of recordings a label, to judge int8 by"
+    )
+    export.add_argument("--force", action="store_true", help="write an int8 file even if it is refused")
 
     check = add("jetson-check", _jetson_check, "Predict what a device's TensorRT makes of any ONNX file; nothing runs.")
     check.add_argument("model", help="an .onnx file, of this package or another")
@@ -263,9 +276,9 @@ def _about_card(name: str) -> dict[str, Any]:
 
 
 def _about_file(path: Path) -> dict[str, Any]:
-    from effvision.runtime.onnx import OnnxRuntime
+    from effvision.runtime.onnx import open_session, read_metadata
 
-    _, metadata = OnnxRuntime.load(path)
+    metadata = read_metadata(open_session(path), where=str(path))
     data: dict[str, Any] = json.loads(metadata.to_json())
     tensors: dict[str, Any] = {}
     for graph in data.pop("graphs").values():
@@ -317,13 +330,14 @@ def _export(options: argparse.Namespace) -> int:
         get_target(options.target)  # before the model is loaded
         if given:
             raise InputError(f"--target decides about --{' and --'.join(given)}: leave it out")
+    given |= {"half": options.fp16, "int8": _int8(options)}
     model = Predictor.from_pretrained(options.model, card=options.card, runtime="torch", progress=True)
     report: Any
-    with _waiting("exporting and checking against PyTorch"):
+    with _waiting("exporting and checking against PyTorch") as notify:
         if options.target is None:
-            report = model.export(options.out, frames=options.frames, **given)
+            report = model.export(options.out, frames=options.frames, notify=notify, **given)
         else:
-            report = model.export_kit(options.target, options.out, frames=options.frames)
+            report = model.export_kit(options.target, options.out, frames=options.frames, notify=notify, **given)
     if options.json:
         _emit(report.to_dict())
     else:
@@ -331,8 +345,22 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _int8(options: argparse.Namespace) -> Any:
+    """Return what --int8 and its company ask for; None for float."""
+    from effvision.export import Int8
+    from effvision.sources.files import labelled_folder
+
+    if options.int8 is None:
+        named = {"--calibrate": options.calibrate, "--labelled": options.labelled, "--force": options.force}
+        if alone := [name for name, value in named.items() if value]:
+            raise InputError(f"{', '.join(alone)} goes with --int8 cpu or --int8 tensorrt")
+        return None
+    labelled = None if options.labelled is None else labelled_folder(options.labelled)
+    return Int8(options.int8, calibration=options.calibrate, labelled=labelled, force=options.force)
+
+
 @contextlib.contextmanager
-def _waiting(text: str) -> Iterator[None]:
+def _waiting(text: str) -> Iterator[Callable[[str], None]]:
     """Show that something long is going on, with the seconds it has taken, where standard error is a terminal."""
     import threading
 
@@ -348,7 +376,7 @@ def _waiting(text: str) -> Iterator[None]:
         ticking = threading.Thread(target=tick, daemon=True)
         ticking.start()
         try:
-            yield
+            yield bar.set_description_str
         finally:
             done.set()
             ticking.join()

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from effvision.errors import ModelFileError
 
-__all__ = ["KEY", "SCHEMA", "GraphSpec", "Metadata", "StateSpec", "TensorSpec"]
+__all__ = ["GRAPH_KEY", "KEY", "SCHEMA", "GraphSpec", "Metadata", "StateSpec", "TensorSpec", "main_graph", "part_path"]
 
 KEY = "effvision"
+GRAPH_KEY = "effvision.graph"
+"""Names which of the graphs a file holds, where the model has several: each is a file of its own with the same description."""
 SCHEMA = 1
 
 
@@ -65,6 +68,7 @@ class Metadata:
         weights_sha256: Of the weights file the network was filled from, or of its tensors if there was none.
         version: Of the package that wrote it.
         check: What the export check measured; empty before it ran.
+        precision: What the file computes with and how that was measured: `int8` or `half` with its figures; empty for float32.
     """
 
     family: str
@@ -78,11 +82,15 @@ class Metadata:
     weights_sha256: str = ""
     version: str = ""
     check: Mapping[str, Any] = field(default_factory=dict)
+    precision: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_json(self) -> str:
         """Return the block as stored: sorted keys, so that the same model gives the same bytes."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        data = asdict(self)
+        if not self.precision:
+            del data["precision"]
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def with_check(self, check: Mapping[str, Any]) -> Metadata:
         """Return a copy that carries the result of the export check."""
@@ -113,9 +121,11 @@ class Metadata:
                 raise ValueError("no graph")
             for name in ("family", "card", "task", "licence", "weights_sha256", "version"):
                 _text(data.get(name, ""))
-            for name in ("preprocess", "options", "check"):
+            for name in ("preprocess", "options", "check", "precision"):
                 if not isinstance(data.get(name, {}), dict):
                     raise TypeError(f"`{name}` is no table")
+            if not all(isinstance(figures, dict) for figures in data.get("precision", {}).values()):
+                raise TypeError("`precision` holds tables")
             known = {name: data[name] for name in Metadata.__dataclass_fields__ if name in data}
             return Metadata(**known)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
@@ -124,6 +134,16 @@ class Metadata:
             raise ModelFileError(
                 f"the `{KEY}` metadata of {where} is damaged ({type(error).__name__}: {error})"
             ) from error
+
+
+def main_graph(graphs: Mapping[str, Any]) -> str:
+    """Return the graph that a model's file is named after: `step` if there is one, else the first in the alphabet."""
+    return "step" if "step" in graphs else min(graphs)
+
+
+def part_path(path: Path, graph: str, graphs: Mapping[str, Any]) -> Path:
+    """Return the file of one graph of a model: the main one is in `path` itself, others in `STEM-NAME.onnx` beside it."""
+    return path if graph == main_graph(graphs) else path.with_name(f"{path.stem}-{graph}{path.suffix}")
 
 
 def _graph(data: Mapping[str, Any]) -> GraphSpec:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,8 +24,9 @@ from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
 from effvision.errors import CardError, DTypeError, EffvisionError, InputError, ModelFileError
 from effvision.loading import RuntimeName, card_of, check_choices, choose, exported
+from effvision.many import update_many
 from effvision.metadata import Metadata
-from effvision.results import Result, Timing
+from effvision.results import Result
 from effvision.runtime import Runtime
 from effvision.sources import Frame, Source, Together, open_source
 from effvision.sources.together import close_all
@@ -35,7 +35,8 @@ from effvision.state import Array, State
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from effvision.export import ExportReport, KitReport
+    from effvision.export import ExportReport, Int8, KitReport
+    from effvision.export.precision import Form
     from effvision.session import Session
 
 __all__ = ["Memory", "Predictor"]
@@ -317,56 +318,7 @@ class Predictor(ABC):
         Raises:
             InputError: the lengths differ, a session appears twice, or belongs to another predictor.
         """
-        given = [{}] * len(sessions) if options is None else options
-        if not len(sessions) == len(inputs) == len(given):
-            raise InputError(
-                f"got {len(sessions)} sessions, {len(inputs)} inputs and {len(given)} options; one of each is needed"
-            )
-        if len({id(session) for session in sessions}) < len(sessions):
-            raise InputError("a session appears twice in one call; each stream has one frame per step")
-        if any(session.predictor is not self for session in sessions):
-            raise InputError("every session must come from this predictor")
-        started = time.perf_counter()
-        before = [session._snapshot() for session in sessions]
-        try:
-            return self._advance(sessions, inputs, given, started)
-        except BaseException:  # one picture that cannot be used must not cost the other streams what they know
-            for session, (state, memory) in zip(sessions, before, strict=True):
-                session.state, session.memory = state, memory
-            raise
-
-    def _advance(
-        self, sessions: Sequence[Session], inputs: Sequence[Any], given: Sequence[Mapping[str, Any]], started: float
-    ) -> list[Result]:
-        ready = [session._begin(x, more) for session, x, more in zip(sessions, inputs, given, strict=True)]
-        due = [index for index, arrays in enumerate(ready) if arrays is not None]
-        outputs: list[Mapping[str, Array] | None] = [None] * len(sessions)
-        prepared = time.perf_counter()
-        most = self._fixed_batch() or len(due)
-        for begin in range(0, len(due), most or 1):
-            group = due[begin : begin + most]
-            # a file for N streams gets N: what fills it up is computed and not used
-            filled = group + group[:1] * (self._fixed_batch() - len(group))
-            first = cast(Mapping[str, np.ndarray], ready[group[0]])
-            stacked = {name: np.concatenate([cast(Any, ready[i])[name] for i in filled]) for name in first}
-            together = State.stack([sessions[i].state for i in filled])
-            answers, following = self.program(self.runtime, stacked, together)
-            states = following.split() or [State()] * len(filled)
-            for row, index in enumerate(group):
-                outputs[index] = {name: array[row : row + 1] for name, array in answers.items()}
-                sessions[index].state = states[row]
-        share_ms = (time.perf_counter() - prepared) * 1e3 / max(1, len(due))
-        prepare_ms = (prepared - started) * 1e3 / max(1, len(sessions))
-        return [
-            session._end(answer, Timing(prepare_ms=prepare_ms, run_ms=0.0 if answer is None else share_ms))
-            for session, answer in zip(sessions, outputs, strict=True)
-        ]
-
-    def _fixed_batch(self) -> int:
-        """How many streams the graph takes, no more and no fewer; 0 for any number."""
-        shapes = [spec.inputs[0].shape for spec in self.metadata.graphs.values() if spec.inputs]
-        first = shapes[0][0] if shapes and shapes[0] else 0
-        return first if isinstance(first, int) else 0
+        return update_many(self, sessions, inputs, [{}] * len(sessions) if options is None else options)
 
     def export(
         self,
@@ -376,6 +328,9 @@ class Predictor(ABC):
         opset: int = 17,
         steps: int = 16,
         frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> ExportReport:
         """Write one ONNX file that holds everything needed to use it again, after checking it against PyTorch.
 
@@ -386,15 +341,23 @@ class Predictor(ABC):
             steps: Frames of each checked stream, 16 or more.
             frames: A source of real input (`effvision.sources.open_source`), such as a clip of the camera it will run on: the
                 check uses its first frames beside noise. Default: rendered ones.
+            half: Compute in float16, for GPUs; inputs, outputs and states stay float32.
+            int8: `cpu` or `tensorrt`, two forms that are not for each other's machines, or an `effvision.export.Int8` with the
+                recordings to calibrate on and labelled ones to judge by. Refused, with the numbers, if accuracy falls by more
+                than a point or, for `cpu`, if it is not faster on this machine.
+            notify: Told in a few words what is going on.
 
         Returns:
             What was written and measured; it can be used as a path.
 
         Raises:
-            ExportError: the graph cannot be written so, or it differs from PyTorch; no file is left.
+            ExportError: the graph cannot be written so, it differs from PyTorch, or the precision asked for is refused; no file
+                is left.
+            InputError: an argument is out of range, or the calibration data are too few or do not fit.
             MissingDependencyError: torch, onnx, onnxscript or onnxruntime is not installed.
         """
         from effvision.export import export_onnx
+        from effvision.export.precision import converter
 
         if self.runtime.name != "torch":
             raise InputError(
@@ -405,19 +368,34 @@ class Predictor(ABC):
         if frames is not None:
             with open_source(frames) as source:
                 examples = partial(examples, frames=[frame.image for frame in islice(source, _CHECKED_FRAMES)])
-        return export_onnx(self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps)
+        convert = converter(self, examples, half=half, int8=int8, opset=opset, notify=notify)
+        return export_onnx(
+            self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps, convert=convert
+        )
 
-    def export_kit(self, target: str, folder: str | os.PathLike[str], *, frames: Any = None) -> KitReport:
+    def export_kit(
+        self,
+        target: str,
+        folder: str | os.PathLike[str],
+        *,
+        frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> KitReport:
         """Write a folder that runs this model on a device with numpy, ONNX Runtime and OpenCV; see `effvision.export.kit`.
 
         Args:
             target: `jetson-nano`, `jp51`, `jp60`, `jp62`, `jp72` or `onnx`; see `effvision.export.targets`.
             folder: Made; an earlier kit there is replaced once all checks have passed.
             frames: As for `export`; the first ones go into the kit's golden vectors.
+            half: As for `export`.
+            int8: As for `export`; `tensorrt` for targets that have TensorRT and int8 units, `cpu` for `onnx`.
+            notify: As for `export`.
         """
         from effvision.export import export_kit
 
-        return export_kit(self, target, folder, frames=frames)
+        return export_kit(self, target, folder, frames=frames, half=half, int8=int8, notify=notify)
 
     # -- what a family says ------------------------------------------------------------------------------------------------
 
@@ -461,6 +439,13 @@ class Predictor(ABC):
         self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[np.ndarray] = ()
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yield `steps` inputs of a graph for the export check: random ones, and `frames` or ones that look like real use."""
+
+    def rendered_examples(self, purpose: Literal["calibrate", "judge"]) -> Iterator[tuple[Any, str]] | None:
+        """Yield (source, label) pairs rendered like what the weights were trained on; None where nothing here renders such.
+
+        `calibrate` are drawn like training data, `judge` from what training never saw.
+        """
+        return None
 
     @abstractmethod
     def example_updates(self, count: int, *, seed: int) -> Iterator[Any]:

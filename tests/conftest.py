@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# No verdict of hypothesis may depend on how fast the machine is, nor differ from one run to the next.
+settings.register_profile(
+    "effvision", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("effvision")
 
 
 def shared_folder() -> Path:
@@ -18,6 +26,12 @@ def shared_folder() -> Path:
 
 def _absence(folder: Path) -> str:
     return f"no shared data at {folder}: set EFFVISION_SHARED to the folder that holds golden/ and data/"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be sent to programs that tests start: what is run in the background of a script is deaf to it by default."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

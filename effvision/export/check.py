@@ -48,7 +48,8 @@ def compare(
                 squares += float(((value - got[name]) ** 2).sum())
                 reference_squares += float((value**2).sum())
             answer, other = next(iter(wanted.values())), next(iter(got.values()))
-            agreed, rows = agreed + int((answer.argmax(1) == other.argmax(1)).sum()), rows + batch
+            equal = answer.argmax(1) == other.argmax(1)
+            agreed, rows = agreed + int(equal.sum()), rows + equal.size
             first = first if first is not None else {name: np.array(value) for name, value in got.items()}
         if not states[0]:
             continue

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
@@ -31,9 +31,10 @@ from effvision.export.device_check import check_device
 from effvision.export.device_report import SILENT, DeviceReport
 from effvision.export.golden import STEPS, record, shrink
 from effvision.export.kit_readme import FILES, fill_readme
+from effvision.export.precision import Form, Int8
 from effvision.export.report import ExportReport, KitReport
 from effvision.export.targets import Target, get_target
-from effvision.metadata import Metadata
+from effvision.metadata import Metadata, part_path
 from effvision.sources import open_source
 
 __all__ = ["export_kit"]
@@ -56,6 +57,9 @@ def export_kit(
     *,
     frames: Any = None,
     steps: int = 16,
+    half: bool = False,
+    int8: Int8 | Form | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> KitReport:
     """Write a kit to `folder`; see `Predictor.export_kit`.
 
@@ -65,6 +69,9 @@ def export_kit(
         folder: Made; an earlier kit there, or an empty folder, is replaced when everything was checked.
         frames: Source of real frames; the export is checked with them and they become `golden.npz`. Default: rendered ones.
         steps: Frames of each checked stream, 16 or more.
+        half: Compute in float16.
+        int8: `tensorrt` for boards with int8 units, `cpu` for the target `onnx`; or an `Int8`.
+        notify: Told what is going on.
 
     Raises:
         InputError: no such target, a name that is no folder's, or a model a kit's runner cannot run.
@@ -73,22 +80,34 @@ def export_kit(
     """
     to = target if isinstance(target, Target) else get_target(target)
     place = _check(predictor, folder)
+    _check_precision(to, half, int8)
     if frames is None:
         pictures = list(predictor.example_updates(STEPS, seed=0))
     else:
         with open_source(frames) as source:
             pictures = [frame.image for frame in islice(source, _FRAMES)]
-    if not pictures:
-        raise InputError("`frames` holds no frame\nhint: give a video or a folder of pictures, or leave it out")
+        if not pictures:
+            raise InputError("`frames` holds no frame\nhint: give a video or a folder of pictures, or leave it out")
     golden = record(predictor, [shrink(picture, predictor.metadata.preprocess) for picture in _alike(pictures)])
     with _appearing(place) as temporary:
         exported = predictor.export(
-            temporary / "model.onnx", batch=1, opset=to.opset, steps=steps, frames=None if frames is None else pictures
+            temporary / "model.onnx",
+            batch=1,
+            opset=to.opset,
+            steps=steps,
+            frames=None if frames is None else pictures,
+            half=half,
+            int8=int8,
+            notify=notify,
         )
         if exported.ir > to.ir:
             raise ExportError(f"the file has ONNX format {exported.ir}, and {to.title} reads up to {to.ir}")
         report = _fill(temporary, exported, to, golden)
         _check_whole(temporary)
+    return _moved(report, place)
+
+
+def _moved(report: KitReport, place: Path) -> KitReport:
     model = place / "model.onnx"
     return replace(
         report,
@@ -121,6 +140,29 @@ def _check(predictor: Any, folder: Any) -> Path:
         raise SourceError(f"cannot write {place}: there is no folder {place.parent}\nhint: mkdir -p {place.parent}")
     _check_free(place)
     return place
+
+
+def _check_precision(target: Target, half: bool, int8: Any) -> None:
+    """Refuse what the target's hardware has not, or has in another form."""
+    if int8 is None:
+        return
+    how = int8 if isinstance(int8, Int8) else Int8(int8)
+    how.check()
+    if not target.int8:
+        raise InputError(
+            f"{target.devices.partition(',')[0]} and its like under {target.title} have no int8 units: it would not be faster\n"
+            "hint: leave it out; build_engine.sh uses half precision, which they have"
+        )
+    if target.tensorrt is None and how.form != "cpu":
+        raise InputError(
+            f"int8 for TensorRT is for boards that have it; the target {target.name} has not\nhint: --int8 cpu, or "
+            "--target jp62 and the like"
+        )
+    if target.tensorrt is not None and how.form != "tensorrt":
+        raise InputError(
+            f"int8 for processors is not what TensorRT on {target.title} reads\n"
+            f"hint: --int8 tensorrt for --target {target.name}"
+        )
 
 
 def _check_free(place: Path) -> None:
@@ -160,8 +202,8 @@ def _fill(folder: Path, exported: ExportReport, target: Target, golden: dict[str
     described = {
         "kit": _FORMAT,
         "target": target.name,
-        "files": {"step": "model.onnx"},
-        "sha256": {"model.onnx": exported.sha256},
+        "files": {name: part_path(exported.path, name, metadata.graphs).name for name in metadata.graphs},
+        "sha256": {part.path.name: part.sha256 for part in (exported, *exported.parts)},
         "effvision": block,
     }
     _write(folder / "model.json", json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False).encode())
@@ -171,7 +213,8 @@ def _fill(folder: Path, exported: ExportReport, target: Target, golden: dict[str
     _write(folder / "golden.npz", packed.getvalue())
     release = "" if target.tensorrt is None else ".".join(map(str, target.tensorrt))
     for name in [*_PROGRAMS, *(_TENSORRT_PROGRAMS if target.tensorrt else ())]:
-        _write(folder / name, _template(name).replace("@TENSORRT@", release).encode())
+        text = _template(name).replace("@TENSORRT@", release).replace("@PRECISION@", _precision(metadata))
+        _write(folder / name, text.encode())
         if name in ("runner.py", "build_engine.sh"):
             os.chmod(folder / name, os.stat(folder / name).st_mode | 0o111)
     device = check_device(folder / "model.onnx", target)
@@ -192,6 +235,10 @@ def _fill(folder: Path, exported: ExportReport, target: Target, golden: dict[str
     _write(folder / "README.md", text.encode())
     sizes = {name: (folder / name).stat().st_size for name in sorted([*files, "README.md"])}
     return KitReport(folder, target.name, sizes, exported, verified, device)
+
+
+def _precision(metadata: Metadata) -> str:
+    return "int8" if "int8" in metadata.precision else "fp16" if "half" in metadata.precision else "fp32"
 
 
 def _predicted(device: DeviceReport) -> str:

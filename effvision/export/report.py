@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from effvision.export.device_report import DeviceReport
 
-__all__ = ["ExportReport", "KitReport"]
+__all__ = ["ExportReport", "KitReport", "PrecisionReport"]
+
+
+class PrecisionReport(Protocol):
+    """What making another precision of a float graph measured; its text is for people."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the file itself carries."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +35,11 @@ class ExportReport:
         sha256: Of the file; the same model exported again gives the same.
         inputs: Graph inputs by name, state included, to their shapes.
         outputs: Graph outputs by name, state included, to their shapes.
-        check: Streams, steps and differences measured against PyTorch; stored in the file too.
+        check: Streams, steps and differences of the float32 graph measured against PyTorch; stored in the file too.
         warnings: What some targets do wrong with this graph.
+        precision: How the file differs from the float graph that was checked; None for float32.
         seconds: Time the whole export took, check included.
+        parts: Files of the model's other graphs.
     """
 
     path: Path
@@ -41,28 +53,35 @@ class ExportReport:
     check: Mapping[str, Any]
     warnings: tuple[str, ...]
     seconds: float
+    precision: PrecisionReport | None = None
+    parts: tuple[ExportReport, ...] = ()
 
     def __fspath__(self) -> str:
         return str(self.path)
 
     def __str__(self) -> str:
-        check = self.check
+        check, what = self.check, "the float graph " if self.precision else ""
         lines = [
             f"{self.path}  {self.size / 1e6:.2f} MB, {self.nodes} nodes, opset {self.opset}, IR {self.ir}, "
             f"{self.seconds:.1f} s",
             f"  inputs  {', '.join(f'{name} {list(shape)}' for name, shape in self.inputs.items())}",
             f"  outputs {', '.join(f'{name} {list(shape)}' for name, shape in self.outputs.items())}",
-            f"  check   equals PyTorch over {check['steps']} steps{', a reset' if check['steps'] >= 16 else ''} "
+            f"  check   {what}equals PyTorch over {check['steps']} steps{', a reset' if check['steps'] >= 16 else ''} "
             f"(batches {check['batches']}): largest difference {check['max_abs']:.1e}, "
             f"relative rms {check['relative_rms']:.1e}",
+            *(f"  {line}" for line in (str(self.precision).splitlines() if self.precision else ())),
             *(f"  warning {warning}" for warning in self.warnings),
             f"  sha256  {self.sha256}",
+            *(str(part) for part in self.parts),
         ]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {**asdict(self), "path": str(self.path)}
+        data = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        precision = self.precision.to_dict() if self.precision else None
+        changed = {"path": str(self.path), "warnings": list(self.warnings), "precision": precision}
+        return {**data, **changed, "parts": [part.to_dict() for part in self.parts]}
 
 
 @dataclass(frozen=True)

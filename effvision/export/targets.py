@@ -29,6 +29,7 @@ class Target:
             read 9, 1.18 and newer read 10. For `onnx`, of 1.17, the oldest this package takes.
         python: (major, minor) of its system Python: the kit's syntax.
         note: What a reader has to know; empty if nothing.
+        int8: Its boards compute on int8 faster than on float16 (or, without TensorRT, its processor may).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Target:
     ir: int
     python: tuple[int, int]
     note: str = ""
+    int8: bool = True
 
 
 _ALL = (
@@ -53,6 +55,7 @@ _ALL = (
         ir=8,
         python=(3, 6),
         note="ONNX Runtime 1.11 is the newest built for it",
+        int8=False,  # of these boards only Xavier has int8 units; the kit is for all of them
     ),
     Target("jp51", "JetPack 5.1", "Xavier, Orin", (8, 5), opset=17, newest_opset=17, ir=8, python=(3, 8)),
     Target("jp60", "JetPack 6.0", "Orin", (8, 6), opset=17, newest_opset=17, ir=9, python=(3, 10)),

@@ -8,16 +8,16 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from effvision._files import as_path, sha256, write_bytes
 from effvision._optional import require
 from effvision.errors import EffvisionError, ExportError, InputError, SourceError
-from effvision.export.report import ExportReport
-from effvision.metadata import KEY, GraphSpec, Metadata, TensorSpec
+from effvision.export.report import ExportReport, PrecisionReport
+from effvision.metadata import GRAPH_KEY, KEY, GraphSpec, Metadata, TensorSpec, main_graph, part_path
 from effvision.runtime import Runtime
 
 __all__ = ["export_onnx"]
@@ -25,6 +25,7 @@ __all__ = ["export_onnx"]
 _WRITTEN_OPSET = 18  # what PyTorch's exporter really writes for anything older
 _OPSETS = range(13, 21)
 _MOST_STREAMS = 4096
+Convert = Callable[[Any, GraphSpec], tuple[Any, PrecisionReport]]
 _PROTOBUF_LIMIT = 1_900_000_000
 
 
@@ -37,17 +38,22 @@ def export_onnx(
     batch: int | Literal["dynamic"] = 1,
     opset: int = 17,
     steps: int = 16,
+    convert: Convert | None = None,
 ) -> ExportReport:
-    """Write a model of one graph to `path` after checking it against PyTorch; see `Predictor.export`.
+    """Write a model to `path` after checking it against PyTorch; see `Predictor.export`.
+
+    A model of several graphs becomes a file each: `path` holds the main one, `STEM-NAME.onnx` beside it another; each carries
+    the whole description, and nothing is written before all have passed.
 
     Args:
-        runtime: The `TorchRuntime` that holds the graph's module.
+        runtime: The `TorchRuntime` that holds the graphs' modules.
         metadata: Stored in the file.
         examples: `Predictor.example_inputs`.
         path: Ends in `.onnx`.
         batch: Streams per call, or `dynamic`.
         opset: 13 to 20.
         steps: Frames of each checked stream.
+        convert: Makes another precision of a float graph once that has passed.
 
     Raises:
         ExportError: the graph cannot be written so, or it differs from PyTorch; no file is left and an old one stays.
@@ -59,31 +65,58 @@ def export_onnx(
     _check_arguments(target, batch, opset, steps)
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="torch" if package == "torch" else "onnx")
+    modules = runtime.modules  # type: ignore[attr-defined]
+    first = main_graph(metadata.graphs)
+    order = [first, *(name for name in metadata.graphs if name != first)]
+    graphs = {name: _with_batch(metadata.graphs[name], batch) for name in order}
+    made: dict[str, _Made] = {}
+    for name, spec in graphs.items():
+        model = _trace(modules[name], spec, examples, batch, opset)
+        found = _clean(model, opset)
+        check = _compare(model, runtime, spec, examples, batch, steps)
+        precision: PrecisionReport | None = None
+        if convert is not None:
+            model, precision = convert(model, spec)
+            _check_graph(model, opset)
+        made[name] = _Made(model, {**check, "warnings": found, "opset": opset}, precision)
+    reports = []
+    for name, one in reversed(made.items()):  # the file that names the others comes last
+        said = replace(metadata, graphs=graphs, precision=one.precision.summary() if one.precision else {})
+        _set_metadata(one.model, said.with_check(one.check), name)
+        data = one.model.SerializeToString(deterministic=True)
+        _check_written(data)
+        place = part_path(target, name, graphs)
+        write_bytes(place, data)
+        reports.append(_report(place, one, len(data), time.perf_counter() - started))
+    return replace(reports[-1], parts=tuple(reversed(reports[:-1])))
+
+
+class _Made(NamedTuple):
+    """One graph that passed."""
+
+    model: Any
+    check: dict[str, Any]
+    precision: PrecisionReport | None
+
+
+def _report(path: Path, made: _Made, size: int, seconds: float) -> ExportReport:
     from effvision.export.opset import obtained_opset
 
-    (name, spec), module = next(iter(metadata.graphs.items())), runtime.modules  # type: ignore[attr-defined]
-    spec = _with_batch(spec, batch)
-    model = _trace(module[name], spec, batch, opset)
-    found = _clean(model, opset)
-    metadata = replace(metadata, graphs={name: spec})
-    check = _compare(model, runtime, spec, examples, batch, steps)
-    stored = metadata.with_check({**check, "warnings": found, "opset": opset})
-    _set_metadata(model, stored)
-    data = model.SerializeToString(deterministic=True)
-    _check_written(data)
-    write_bytes(target, data)
+    check = dict(made.check)
+    del check["opset"]
     return ExportReport(
-        path=target,
-        opset=obtained_opset(model),
-        ir=int(model.ir_version),
-        nodes=len(model.graph.node),
-        size=len(data),
-        sha256=sha256(target),
-        inputs=_shapes(model.graph.input),
-        outputs=_shapes(model.graph.output),
+        path=path,
+        opset=obtained_opset(made.model),
+        ir=int(made.model.ir_version),
+        nodes=len(made.model.graph.node),
+        size=size,
+        sha256=sha256(path),
+        inputs=_shapes(made.model.graph.input),
+        outputs=_shapes(made.model.graph.output),
+        warnings=tuple(check.pop("warnings")),
         check=check,
-        warnings=tuple(found),
-        seconds=round(time.perf_counter() - started, 2),
+        precision=made.precision,
+        seconds=round(seconds, 2),
     )
 
 
@@ -111,17 +144,25 @@ def _with_batch(spec: GraphSpec, batch: int | Literal["dynamic"]) -> GraphSpec:
     return replace(spec, inputs=fix(spec.inputs), outputs=fix(spec.outputs))
 
 
-def _trace(module: Any, spec: GraphSpec, batch: int | Literal["dynamic"], opset: int) -> Any:
+def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dynamic"], opset: int) -> Any:
     """Return the `onnx.ModelProto` that PyTorch's exporter makes, in memory."""
     import torch
 
     size = 2 if batch == "dynamic" else batch  # 1 would be taken for a constant
-    shapes = [(size, *tensor.shape[1:]) for tensor in spec.inputs] + [(size, *state.shape) for state in spec.states]
     device = next(module.parameters()).device
-    arguments = tuple(torch.zeros(shape, device=device) for shape in shapes)  # type: ignore[arg-type]
-    axis = torch.export.Dim("batch", min=1, max=_MOST_STREAMS)
-    plain = [{0: axis} for _ in spec.inputs]
-    dynamic = (*plain, tuple({0: axis} for _ in spec.states)) if spec.states else tuple(plain)
+    first = next(iter(examples(spec.name, steps=16, batch=size, seed=0)))
+    inputs = tuple(torch.from_numpy(first[tensor.name]).to(device) for tensor in spec.inputs)
+    states = tuple(torch.zeros((size, *state.shape), device=device) for state in spec.states)
+    axes = {
+        axis: torch.export.Dim(axis, min=1, max=_MOST_STREAMS if axis == "batch" else None)
+        for tensor in (*spec.inputs, *spec.outputs)
+        for axis in tensor.shape
+        if isinstance(axis, str)
+    }
+    plain = [{place: axes[axis] for place, axis in enumerate(t.shape) if isinstance(axis, str)} for t in spec.inputs]
+    kept = tuple({0: axes["batch"]} if "batch" in axes else {} for _ in spec.states)
+    dynamic = (*plain, kept) if spec.states else tuple(plain)
+    arguments = (*inputs, *states)
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
     results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
     try:
@@ -133,7 +174,7 @@ def _trace(module: Any, spec: GraphSpec, batch: int | Literal["dynamic"], opset:
                 opset_version=max(opset, _WRITTEN_OPSET),
                 input_names=names,
                 output_names=results,
-                dynamic_shapes=dynamic if batch == "dynamic" else None,
+                dynamic_shapes=dynamic if axes else None,
                 external_data=False,
                 verbose=False,
             )
@@ -168,9 +209,7 @@ def _quiet() -> Iterator[None]:
 
 def _clean(model: Any, opset: int) -> list[str]:
     """Fit the graph to the opset, strip what names this machine's files, and return warnings."""
-    import onnx
-
-    from effvision.export.opset import obtained_opset, to_opset
+    from effvision.export.opset import to_opset
     from effvision.export.traps import find_traps
 
     to_opset(model, opset)
@@ -188,6 +227,16 @@ def _clean(model: Any, opset: int) -> list[str]:
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "effvision", ""
     model.graph.name = "effvision"
+    _check_graph(model, opset)
+    return found
+
+
+def _check_graph(model: Any, opset: int) -> None:
+    """Make sure of what every reader relies on."""
+    import onnx
+
+    from effvision.export.opset import obtained_opset
+
     if obtained_opset(model) != opset:
         raise ExportError(f"asked for opset {opset} but the graph is {obtained_opset(model)}")
     if model.ByteSize() > _PROTOBUF_LIMIT:
@@ -196,7 +245,6 @@ def _clean(model: Any, opset: int) -> list[str]:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # onnx raises kinds of its own for the checker and for shape inference
         raise ExportError(f"ONNX's own checker refuses the graph: {error}") from error
-    return found
 
 
 def _compare(
@@ -213,10 +261,13 @@ def _compare(
     return compare(runtime, exported, examples, graph=spec.name, batches=batches, steps=steps)
 
 
-def _set_metadata(model: Any, metadata: Metadata) -> None:
+def _set_metadata(model: Any, metadata: Metadata, graph: str) -> None:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, metadata.to_json()
+    if len(metadata.graphs) > 1:
+        entry = model.metadata_props.add()
+        entry.key, entry.value = GRAPH_KEY, graph
 
 
 def _check_written(data: bytes) -> None:

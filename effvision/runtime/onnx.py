@@ -12,7 +12,7 @@ import numpy as np
 from effvision._files import as_path
 from effvision._optional import require
 from effvision.errors import InputError, ModelFileError, RuntimeFailure
-from effvision.metadata import KEY, GraphSpec, Metadata
+from effvision.metadata import GRAPH_KEY, KEY, GraphSpec, Metadata, main_graph, part_path
 from effvision.runtime.base import Runtime
 from effvision.runtime.work import onnx_multiply_adds
 from effvision.state import Array
@@ -38,7 +38,7 @@ class OnnxRuntime(Runtime):
         self.graphs = dict(graphs)
         self.device = device
         self._sessions = dict(sessions)
-        self._path: Path | None = None
+        self._paths: dict[str, Path] = {}
         self._outputs = {name: [output.name for output in s.get_outputs()] for name, s in self._sessions.items()}
 
     @classmethod
@@ -57,14 +57,27 @@ class OnnxRuntime(Runtime):
 
         Raises:
             ModelFileError: no such file, damaged, or without our metadata.
-            InputError: the installed ONNX Runtime has no such device.
+            InputError: the installed ONNX Runtime has no such device, or the file is int8 for another kind of machine.
             MissingDependencyError: onnxruntime is not installed.
         """
+        path = as_path(path)
         session = open_session(path, device=device, threads=threads)
         metadata = read_metadata(session, where=str(path))
-        name = next(iter(metadata.graphs))
-        runtime = cls({name: session}, metadata.graphs, device=device)
-        runtime._path = as_path(path)
+        _refuse_other_form(metadata, device, str(path))
+        first = main_graph(metadata.graphs)
+        if (held := held_graph(session, metadata)) != first:
+            raise ModelFileError(
+                f"{path} is only the part `{held}` of a model\nhint: open the file that holds `{first}`"
+            )
+        sessions, paths = {first: session}, {first: path}
+        for name in set(metadata.graphs) - {first}:
+            paths[name] = part_path(path, name, metadata.graphs)
+            if not paths[name].is_file():
+                raise ModelFileError(f"{path} is one part of a model; {paths[name].name} beside it is missing")
+            sessions[name] = open_session(paths[name], device=device, threads=threads)
+            _check_part(sessions[name], metadata, name, paths[name])
+        runtime = cls(sessions, metadata.graphs, device=device)
+        runtime._paths = paths
         return runtime, metadata
 
     def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -78,14 +91,32 @@ class OnnxRuntime(Runtime):
 
     def multiply_adds(self, graph: str, batch: int) -> int:
         """Count them in the file; see `Runtime.multiply_adds`."""
-        if self._path is None:
+        if graph not in self._paths:
             raise ModelFileError("these sessions were not opened from a file")
         require("onnx", extra="onnx")
-        return onnx_multiply_adds(self._path, batch=batch)
+        return onnx_multiply_adds(self._paths[graph], batch=batch)
 
 
-def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None) -> Any:
-    """Open an `onnxruntime.InferenceSession` on exactly one device; arguments and errors as `OnnxRuntime.load`."""
+def _refuse_other_form(metadata: Metadata, device: str, where: str) -> None:
+    """Int8 for TensorRT is many times slower than float32 on a processor, and TensorRT cannot read that for processors."""
+    form = metadata.precision.get("int8", {}).get("form")
+    kind = device.partition(":")[0]
+    if form == "tensorrt" and kind not in ("tensorrt", "cuda"):
+        raise InputError(
+            f"{where} is int8 for TensorRT; on {kind} it would be slower than float32\n"
+            "hint: device='tensorrt', or export it with int8='cpu'"
+        )
+    if form == "cpu" and kind in ("tensorrt", "cuda"):
+        raise InputError(f"{where} is int8 for processors, not for {kind}\nhint: export it with int8='tensorrt'")
+
+
+def open_session(
+    model: str | os.PathLike[str] | bytes, *, device: str = "cpu", threads: int | None = None, spin: bool = True
+) -> Any:
+    """Open an `onnxruntime.InferenceSession` on exactly one device; arguments and errors as `OnnxRuntime.load`.
+
+    With `spin` off, threads sleep between operators: a little slower, but many sessions do not take each other's cores.
+    """
     # from 1.29 on its Linux builds report to their maker unless told not to before the import; "0" in the environment allows it
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     ort = require("onnxruntime", extra="onnx")
@@ -101,6 +132,8 @@ def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", 
         )
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     where = "the model" if isinstance(model, bytes) else str(model)
@@ -121,6 +154,20 @@ def open_session(model: str | os.PathLike[str] | bytes, *, device: str = "cpu", 
     return session
 
 
+def held_graph(session: Any, metadata: Metadata) -> str:
+    """Return which graph of the model a file holds."""
+    said = session.get_modelmeta().custom_metadata_map.get(GRAPH_KEY)
+    return str(said or main_graph(metadata.graphs))
+
+
+def _check_part(session: Any, metadata: Metadata, name: str, path: Path) -> None:
+    """Make sure that a part belongs to the model: the same weights, the same graphs."""
+    part = read_metadata(session, where=str(path))
+    same = (part.graphs, part.weights_sha256, part.card) == (metadata.graphs, metadata.weights_sha256, metadata.card)
+    if not same or held_graph(session, part) != name:
+        raise ModelFileError(f"{path} is a part of another model\nhint: export the model again, all its files together")
+
+
 def read_metadata(session: Any, *, where: str) -> Metadata:
     """Return our metadata block of an open session.
 
@@ -136,16 +183,17 @@ def read_metadata(session: Any, *, where: str) -> Metadata:
         )
     metadata = Metadata.from_json(found[KEY], where=where)
     have = {tensor.name: tensor.shape for tensor in [*session.get_inputs(), *session.get_outputs()]}
-    for spec in metadata.graphs.values():
-        said = {tensor.name: tensor.shape for tensor in [*spec.inputs, *spec.outputs]}
-        batch = spec.inputs[0].shape[0] if spec.inputs and spec.inputs[0].shape else ""
-        said |= {name: (batch, *state.shape) for state in spec.states for name in (state.input, state.output)}
-        for name, shape in said.items():
-            if name not in have or list(have[name]) != list(shape):
-                found = have.get(name, "not there")
-                raise ModelFileError(
-                    f"the metadata of {where} says `{name}` is {list(shape)}; in the graph it is {found}"
-                )
-        if left := set(have) - set(said):
-            raise ModelFileError(f"the metadata of {where} does not say what {', '.join(sorted(left))} of its graph is")
+    name = held_graph(session, metadata)
+    if name not in metadata.graphs:
+        raise ModelFileError(f"{where} says it holds the graph `{name}`, which its own metadata do not know")
+    spec = metadata.graphs[name]
+    said = {tensor.name: tensor.shape for tensor in [*spec.inputs, *spec.outputs]}
+    batch = spec.inputs[0].shape[0] if spec.inputs and spec.inputs[0].shape else ""
+    said |= {name: (batch, *state.shape) for state in spec.states for name in (state.input, state.output)}
+    for name, shape in said.items():
+        if name not in have or list(have[name]) != list(shape):
+            found = have.get(name, "not there")
+            raise ModelFileError(f"the metadata of {where} says `{name}` is {list(shape)}; in the graph it is {found}")
+    if left := set(have) - set(said):
+        raise ModelFileError(f"the metadata of {where} does not say what {', '.join(sorted(left))} of its graph is")
     return metadata

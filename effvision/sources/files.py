@@ -25,6 +25,7 @@ __all__ = [
     "ImageFiles",
     "VideoFile",
     "VideoFiles",
+    "labelled_folder",
     "missing",
     "open_path",
     "open_paths",
@@ -93,6 +94,31 @@ def open_paths(paths: Iterable[str | Path], *, fps: float | None = None) -> Sour
         if not here:
             raise SourceError(missing(file))
     return _open_files("list of files", files, fps=fps, described="the list")
+
+
+def labelled_folder(path: str | Path) -> list[tuple[str, str]]:
+    """Return (recording, label) pairs of a folder that has one folder a label; what is in those is one recording each.
+
+    Raises:
+        SourceError: it is no folder, or holds no such folders, or one of them is empty.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise SourceError(
+            f"{folder} is no folder\nhint: one folder a label, with recordings in each: {folder}/LABEL/clip.mp4"
+        )
+    found = []
+    inside = [item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
+    for inner in sorted(inside, key=_natural):
+        recordings = sorted((item for item in inner.iterdir() if not item.name.startswith(".")), key=_natural)
+        if not recordings:
+            raise SourceError(f"{inner} is empty: the label {inner.name!r} has no recording")
+        found += [(str(recording), inner.name) for recording in recordings]
+    if not found:
+        raise SourceError(
+            f"{folder} has no folder inside\nhint: one folder a label, with recordings in each: {folder}/LABEL/clip.mp4"
+        )
+    return found
 
 
 class ContainerClock:

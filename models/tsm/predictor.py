@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["PREDICTOR", "TSM"]
 
 _KEPT_FRAMES = 4096
+_CALIBRATED, _JUDGED = 48, 400  # rendered clips
+_JUDGED_SEED = 30_000  # apart from the clips the card's figures are measured on
 
 
 class TSM(Predictor):
@@ -292,6 +294,20 @@ class TSM(Predictor):
         from effvision.models.tsm.clips import render_clip
 
         yield from render_clip("left", frames=count, size=(240, 320), fps=self.fps or 12.0, seed=seed)
+
+    def rendered_examples(self, purpose: Literal["calibrate", "judge"]) -> Iterator[tuple[np.ndarray, str]] | None:
+        """Yield rendered clips (T, H, W, 3) and their motion, if these weights name motions."""
+        from effvision.models.tsm.clips import LABELS
+        from effvision.models.tsm.recipe_data import labelled_clips
+
+        if self.labels != tuple(LABELS):
+            return None
+        side = min(self.metadata.preprocess["size"])
+        if purpose == "calibrate":  # long enough that the state comes from another motion
+            clips = labelled_clips("train", _CALIBRATED, root=None, seed=1, frames=10, size=side, warm=6)
+        else:
+            clips = labelled_clips("validation", _JUDGED, root=None, seed=_JUDGED_SEED, frames=10, size=side)
+        return ((clip, LABELS[index]) for clip, index in clips)
 
     @classmethod
     def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:

@@ -29,7 +29,15 @@ KEYS = {
     "tsm_streams.py": {
         f"{key}_{streams}" for key in ("frames_per_s", "batched_over_single") for streams in (1, 2, 4, 8, 16)
     },
-    "export.py": {"size_over_weights", "export_s", "identical"},
+    "export.py": {
+        "size_over_weights",
+        "export_s",
+        "identical",
+        "int8_time",
+        "int8_size",
+        "int8_lost",
+        "int8_trt_lost",
+    },
     "pvcnn.py": {
         "pointnet_over_pvcnn_4096",
         "pointnet_over_pvcnn_32768",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from effvision import checkpoints
 from weights_server import Server
 
 
@@ -21,6 +22,12 @@ def server() -> Iterator[Server]:
         running.closing.set()
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that are not about time: the test's own server may take longer to answer than a user would wait."""
+    monkeypatch.setattr(checkpoints, "_REACH_TIMEOUT_S", 30.0)
 
 
 @pytest.fixture(autouse=True)

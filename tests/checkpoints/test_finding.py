@@ -12,6 +12,8 @@ from effvision.checkpoints import bundled, cache_folder, find_weights, read_chec
 from effvision.errors import CheckpointError, DownloadError
 from weights_server import CARD, SHA256, WEIGHTS, Server, left_in, own_card
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 def test_bundled_weights_are_found_in_the_package_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFFVISION_OFFLINE", "1")

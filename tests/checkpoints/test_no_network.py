@@ -14,25 +14,31 @@ import pytest
 from effvision.cards import Card, get_card
 from effvision.checkpoints import find_weights
 from effvision.errors import DownloadError
+from waiting import best_of_three
 from weights_server import CARD, SHA256, Server, own_card
 
 
 def _in_time(card: Card, cache: Path, *words: str) -> None:
     """The error comes in under a second and says what to fetch, where to put it and how to name it."""
+    message = best_of_three(lambda: _told_in_under_a_second(card))
+    for word in (card.name, *card.urls, str(cache / card.weights), card.weights, "hint: ", *words):
+        assert word in message, message
+
+
+def _told_in_under_a_second(card: Card) -> str:
     started = time.perf_counter()
     with pytest.raises(DownloadError) as caught:
         find_weights(card)
     took_s = time.perf_counter() - started
-    message = str(caught.value)
-    for word in (card.name, *card.urls, str(cache / card.weights), card.weights, "hint: ", *words):
-        assert word in message, message
     assert took_s < 1.0, f"{took_s:.2f} s"
+    return str(caught.value)
 
 
 def test_a_host_that_is_down_is_said_in_under_a_second(cache: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    _in_time(replace(CARD, urls=(f"http://127.0.0.1:{port}/w.pth",), sha256=SHA256), cache, "refused", SHA256)
+    with socket.socket() as held:  # bound, so that nobody else listens there
+        held.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{held.getsockname()[1]}/w.pth"
+        _in_time(replace(CARD, urls=(address,), sha256=SHA256), cache, "refused", SHA256)
 
 
 def test_a_name_that_no_resolver_knows_is_said_in_under_a_second(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,17 +56,14 @@ def test_a_resolver_or_host_that_never_answers_is_given_up_in_under_a_second(
     over = threading.Event()
 
     def silent(*_: Any, **__: Any) -> None:
-        over.wait(10)
+        over.wait(60)
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     try:
         addresses = tuple(f"https://weights{number}.invalid/w.pth" for number in range(urls))
         card = replace(CARD, urls=addresses)
-        started = time.perf_counter()
-        with pytest.raises(DownloadError, match="no answer"):
-            find_weights(card)
-        assert time.perf_counter() - started < 1.0
+        assert "no answer" in best_of_three(lambda: _told_in_under_a_second(card))
     finally:
         over.set()
 

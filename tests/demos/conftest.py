@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,18 +15,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield running
 
 
-@pytest.fixture
-def small_page(tmp_path: Path) -> Iterator[Page]:
-    """A page with room for one visitor, who may be silent for two seconds and play one second of a file."""
+@pytest.fixture(scope="session")
+def small_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A page with room for one visitor, who may be silent for five seconds and play one second of a file."""
     program = (
         "import json\n"
         "from effvision.demos.channel import Limits\n"
         "from effvision.demos.server import Server\n"
-        "with Server(port=0, limits=Limits(visitors=1, idle_s=2.0, file_s=1.0, upload_bytes=100_000)) as server:\n"
+        "with Server(port=0, limits=Limits(visitors=1, idle_s=5.0, file_s=1.0, upload_bytes=100_000)) as server:\n"
         "    print(json.dumps({'url': server.url}), flush=True)\n"
         "    server.wait()\n"
     )
-    folder = tmp_path / "page"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("small_page")
     with served(folder, ["-c", program]) as running:
         yield running

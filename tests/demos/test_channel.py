@@ -57,6 +57,7 @@ def alone(frames: np.ndarray) -> Iterator[list[float]]:
 
 
 def test_the_page_is_told_names_and_limits(page: Page) -> None:
+    assert page.url.startswith("http://localhost:")
     with page.talk() as socket:
         hello = read(socket, "hello")
     model = TSM.from_pretrained(CARD, runtime="onnx")
@@ -273,6 +274,7 @@ def test_a_page_closed_while_it_sends_a_file_is_no_failure(page: Page) -> None:
         )
         time.sleep(0.5)
     time.sleep(0.5)
+    page.status()  # it has had its turn since
     assert "Traceback" not in page.log.read_text()
 
 
@@ -330,6 +332,7 @@ def test_pages_of_other_servers_are_refused(page: Page) -> None:
 
 
 def test_limits_are_kept(small_page: Page) -> None:
+    assert small_page.visitors(0) == 0  # whoever was there before has left
     with small_page.talk() as socket:
         read(socket, "hello")
         with small_page.talk() as late:

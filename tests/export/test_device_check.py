@@ -25,6 +25,7 @@ from effvision.export.device_values import UNKNOWN
 from effvision.export.operators import operator_table
 from effvision.export.targets import TARGETS
 from effvision.weights import __file__ as weights_file
+from waiting import best_of_three
 
 BUNDLED = Path(weights_file).with_name("tsm-mobilenetv2-motion.onnx")
 NANO, JP51, JP60, JP62, JP72 = "jetson-nano", "jp51", "jp60", "jp62", "jp72"  # TensorRT 8.2, 8.5, 8.6, 10.3, 10.16
@@ -771,6 +772,10 @@ def test_100_megabytes_take_less_than_a_second(tmp_path: Path) -> None:
     path = tmp_path / "large.onnx"
     onnx.save(model(nodes, {"x": (FLOAT, (1, 1024))}, *weights), path)
     assert path.stat().st_size > 100_000_000
-    started = time.perf_counter()
-    assert check_device(path, JP62).verdict == OK
-    assert time.perf_counter() - started < 3  # 0.1 s on an idle machine; this one may be busy
+
+    def check() -> None:
+        started = time.perf_counter()
+        assert check_device(path, JP62).verdict == OK
+        assert time.perf_counter() - started < 1  # 0.1 s on an idle machine
+
+    best_of_three(check)

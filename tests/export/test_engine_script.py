@@ -35,7 +35,8 @@ class Board:
         self.bin.mkdir()
         (self.kit / "model.onnx").write_bytes(b"onnx")
         self.script = self.kit / "build_engine.sh"
-        self.script.write_text(SCRIPT.read_text("utf-8").replace("@TENSORRT@", made_for), "utf-8")
+        text = SCRIPT.read_text("utf-8").replace("@TENSORRT@", made_for).replace("@PRECISION@", "fp32")
+        self.script.write_text(text, "utf-8")
 
     def install(
         self, version: str, *, build: str = "", place: Path | None = None, code: int = 0, write: str = "echo engine"
@@ -54,7 +55,7 @@ class Board:
             **variables,
         }
         command = [shutil.which(shell) or shell, str(self.script), *arguments]
-        return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=240)
 
     @property
     def asked(self) -> list[str]:

@@ -66,7 +66,9 @@ WATCH = """() => {
   const pen = canvas.getContext('2d', {willReadFrequently: true});
   const video = document.querySelector('[data-part=video]'), root = document.querySelector('[data-ready]');
   window.watched = [];
+  const mine = window.watching = {};
   const look = () => {
+    if (mine !== window.watching) return;  // watched anew
     if (video.videoWidth) {
       pen.drawImage(video, 0, 0, video.videoWidth, video.videoWidth / 16, 0, 0, 256, 16);
       const row = pen.getImageData(0, 8, 256, 1).data, bit = (i) => (row[(i * 16 + 8) * 4 + 1] > 128 ? 1 : 0);
@@ -107,6 +109,7 @@ def browser_page(
         args=flags,
         viewport={"width": size[0], "height": size[1]},
         color_scheme=scheme,
+        timeout=120_000,
     )
     page = context.pages[0]
     page.set_default_timeout(120_000)  # a busy machine is slow, not wrong

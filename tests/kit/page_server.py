@@ -29,11 +29,11 @@ class Page:
     folder: Path
 
     def status(self) -> dict[str, int]:
-        with urllib.request.urlopen(self.url + "effvision/status", timeout=10) as answer:
+        with urllib.request.urlopen(self.url + "effvision/status", timeout=60) as answer:
             found: dict[str, int] = json.load(answer)
         return found
 
-    def visitors(self, wanted: int, *, within_s: float = 20.0) -> int:
+    def visitors(self, wanted: int, *, within_s: float = 60.0) -> int:
         """Wait until so many are connected; return how many there are."""
         end = time.monotonic() + within_s
         while (now := self.status()["visitors"]) != wanted and time.monotonic() < end:
@@ -46,11 +46,12 @@ class Page:
         return self.folder.parent / f"{self.folder.name}.log"
 
     def files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+        """All temporary files but the sample, which is drawn at some time after the start."""
+        return [path for path in self.folder.rglob("*") if path.is_file() and CARD not in path.name]
 
     def talk(self, **options: Any) -> ClientConnection:
         address = self.url.replace("http", "ws", 1) + "effvision/live/gestures"
-        return connect(address, max_size=2**24, proxy=None, **options)
+        return connect(address, max_size=2**24, proxy=None, open_timeout=60, **options)
 
 
 @contextlib.contextmanager
@@ -73,7 +74,7 @@ def served(folder: Path, program: list[str]) -> Iterator[Page]:
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

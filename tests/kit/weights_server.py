@@ -33,7 +33,7 @@ Answer = Callable[["Handler"], None]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
-    timeout = 5
+    timeout = 60
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, self.headers.get("Range")))

@@ -264,7 +264,9 @@ class FileServer:
         self._thread.join(5)
 
 
-def dead_port() -> int:
-    """Return a port of this machine nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+@contextlib.contextmanager
+def dead_port() -> Iterator[int]:
+    """A port of this machine nobody listens on, held so that nobody else can."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])

@@ -294,7 +294,9 @@ def test_a_color_for_a_file_is_refused(tmp_path: Path) -> None:
             read(path, color="bgr")  # type: ignore[operator]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     head=st.sampled_from(
         [

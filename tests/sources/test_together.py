@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from effvision.errors import InputError, SourceError
 from effvision.sources import Frame, LiveSource, Source, Together, VideoWriter, open_source
 from effvision.sources.together import close_all
+from waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +30,6 @@ def nothing_left_running() -> Iterator[None]:
     yield
     gc.collect()
     wait_until(lambda: set(threading.enumerate()) <= before)
-
-
-def wait_until(true: Callable[[], object], *, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def array(length: int) -> Source:
@@ -106,7 +101,7 @@ class Camera:
 
     def read(self) -> tuple[bool, Any]:
         time.sleep(1 / self.fps)
-        self.going.wait(20)
+        self.going.wait(60)
         return True, np.zeros((8, 8, 3), np.uint8)
 
     def release(self) -> None:
@@ -154,9 +149,15 @@ def test_files_and_arrays_of_different_lengths_are_complete_and_in_order(tmp_pat
 
 def test_a_slow_recording_is_waited_for() -> None:
     slow = Queue(live=False)
+
+    def come() -> None:
+        time.sleep(0.2)
+        slow.frames(0)
+        time.sleep(0.2)
+        slow.push(None)
+
     with Together([array(3), slow]) as together:
-        threading.Timer(0.2, lambda: slow.frames(0)).start()
-        threading.Timer(0.4, lambda: slow.push(None)).start()
+        threading.Thread(target=come).start()
         assert [[at for at, _ in one] for one in together] == [[0, 1], [0], [0]]
 
 
@@ -203,8 +204,8 @@ def test_a_real_camera_is_not_seen_late_by_a_slow_loop() -> None:
             ((_, frame),) = next(together)
             ages.append(source.age(frame))
             seen, dropped = seen + 1, dropped + frame.dropped
-            time.sleep(0.2)
-    assert max(ages[1:]) < 0.15, "a frame waited while the loop was busy"
+            time.sleep(0.4)
+    assert median(ages[1:]) < 0.2, "frames waited while the loop was busy"
     assert seen + dropped == frame.index + 1
 
 
@@ -216,10 +217,11 @@ def test_a_camera_that_stalls_lets_others_go_on_and_its_frames_come_when_it_is_b
         time.sleep(0.1)
         began = time.monotonic()
         places = [at for _ in range(20) for at, _ in next(together)]
-        assert time.monotonic() - began < 3 and places.count(1) >= 18 and places.count(0) <= 2
+        assert time.monotonic() - began < 4.5, "it waited for the camera that stalls: five seconds are its timeout"
+        assert places.count(1) >= 18 and places.count(0) <= 2
         stalled.going.set()
         wait_until(lambda: 0 in [at for at, _ in next(together)])
-    assert stalled.released == steady.released == 1
+    wait_until(lambda: stalled.released == steady.released == 1)
 
 
 # -- errors --------------------------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def test_an_exception_in_the_loop_stops_all_threads_at_once(tmp_path: Path, erro
             if index == 4:
                 began = time.monotonic()
                 raise error
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 2.9  # after three seconds it would no longer wait for a thread
     assert set(threading.enumerate()) <= before
 
 
@@ -326,7 +328,7 @@ def test_closing_before_the_first_round_starts_no_thread() -> None:
 
 def in_another_process(program: str, path: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def test_a_video_is_closed_safely_while_another_thread_decodes_it(tmp_path: Path) -> None:
@@ -365,14 +367,14 @@ def test_an_iterable_that_never_gives_a_frame_does_not_keep_close_waiting_for_ev
     thaw = threading.Event()
 
     def silent() -> Iterator[np.ndarray]:
-        thaw.wait(20)
+        thaw.wait(60)
         yield np.zeros((4, 4, 3), np.uint8)
 
     together = Together([open_source(silent())], on_error=lambda at, error: None)
     together._start()
     began = time.monotonic()
     together.close()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     thaw.set()
 
 
@@ -384,7 +386,7 @@ def test_cameras_that_hang_are_left_behind_side_by_side() -> None:
     time.sleep(0.1)
     began = time.monotonic()
     close_all(sources)
-    assert time.monotonic() - began < 3.5  # two seconds each, one after the other, would be eight
+    assert time.monotonic() - began < 6  # two seconds each, one after the other, would be eight
     for camera in cameras:
         camera.going.set()
     wait_until(lambda: all(camera.released == 1 for camera in cameras))

@@ -3,12 +3,14 @@
 #
 #     ./build_engine.sh [--fp32] [--workspace MIB] [--print]
 #
-# Half precision unless --fp32 (TensorRT 11 takes the precision from the model: float32). --workspace: memory the builder may
-# use (512 MiB). --print: say what would be run. TRTEXEC names another trtexec.
+# Half precision unless --fp32; an int8 model keeps what it says of its layers, and the others are halved. TensorRT 11 takes the
+# precision from the model alone. --workspace: memory the builder may use (512 MiB). --print: say what would be run. TRTEXEC
+# names another trtexec.
 # Part of a kit written by effvision (Apache-2.0).
 set -eu
 
 made_for="@TENSORRT@"
+model_has="@PRECISION@" # fp32, fp16 or int8
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
@@ -30,7 +32,7 @@ while [ $# -gt 0 ]; do
         shift
         ;;
     -h | --help)
-        sed -n '2,8s/^# \{0,1\}//p' "$0"
+        sed -n '2,9s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     *) fail "unknown option $1" "./build_engine.sh --help" ;;
@@ -98,7 +100,11 @@ fi
 if [ "$major" -ge 11 ]; then
     half=--stronglyTyped
     [ "$major" -eq 11 ] || say "warning: TensorRT $major is newer than this script; taking the options of 11"
-    [ "$precision" = fp32 ] || say "note: TensorRT $major takes the precision from the model, which is float32"
+    [ "$precision" = fp32 ] || [ "$model_has" != fp32 ] ||
+        say "note: TensorRT $major takes the precision from the model, which is float32; --fp16 writes a half precision kit"
+elif [ "$model_has" = fp16 ]; then
+    half=--fp16
+    [ "$precision" = fp16 ] || say "note: this kit's model is in half precision already"
 elif [ "$precision" = fp16 ]; then
     half=--fp16
 else
@@ -127,6 +133,7 @@ for model in model.onnx model-*.onnx; do
     log=${model%.onnx}.build.log
     set -- "--onnx=$model" "--saveEngine=$part" "$memory" "$only_build" --timingCacheFile=timing.cache
     if [ -n "$half" ]; then set -- "$@" "$half"; fi
+    if [ "$model_has" = int8 ] && [ "$major" -lt 11 ]; then set -- "$@" --int8; fi
     if $print; then
         printf '%s' "$trtexec"
         printf ' %s' "$@"

@@ -29,7 +29,7 @@ PROVIDERS = (  # in the order they are tried
 )
 # Allowed by --verify: the largest difference as a share of the largest number, and the root mean square of the differences
 # over that of the numbers. A GPU rounds float32 products to 10 bits (TF32) as half precision does: both are "fp16".
-TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 2e-2)}
+TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 2e-2), "int8": (3e-1, 1.5e-1)}
 
 
 # -- the network ---------------------------------------------------------------------------------------------------------------
@@ -48,6 +48,21 @@ def read_block(text, where, inside=None):
         wanted = "schema 1, classification, one graph `step`"
         raise KitError(f"this runner is for {wanted}; {where} says otherwise: use the runner of its own kit")
     return block, graph
+
+
+def of_file(block, otherwise):
+    """Return what the model computes with: what its file says, else what the device makes of float32."""
+    said = block.get("precision", {})
+    return "int8" if "int8" in said else "fp16" if "half" in said else otherwise
+
+
+def kit_precision():
+    """Return what model.json says of the precision, before the model is open; nothing where there is none."""
+    try:
+        with open(os.path.join(HERE, "model.json"), encoding="utf-8") as file:
+            return json.load(file)["effvision"].get("precision", {})
+    except (OSError, ValueError, KeyError):
+        return {}
 
 
 def sha256(path):
@@ -69,6 +84,10 @@ class OnnxNetwork:
         say("onnxruntime {} offers: {}".format(onnxruntime.__version__, ", ".join(offered)))
         if asked and asked not in [short for short, _ in order]:
             raise KitError(f"this onnxruntime has no {asked}; README.md says which one to install")
+        if self.for_cpu():
+            if asked not in (None, "cpu"):
+                raise KitError(f"{asked} was asked for, but this int8 model is for processors: write a kit for a board")
+            order = [pair for pair in order if pair[0] == "cpu"]
         if asked:  # the ones after it stay, for nodes it does not take
             order = order[[short for short, _ in order].index(asked) :]
         self.session = self._open(onnxruntime, path, order, fp16)
@@ -77,19 +96,24 @@ class OnnxNetwork:
             raise KitError(f"{path} has no `effvision` metadata: it was not written by effvision")
         self.block, self.graph = read_block(text, path)
         self.used = self.session.get_providers()[0]
-        self.precision = "fp32" if self.used == "CPUExecutionProvider" else "fp16"
+        on_cpu = self.used == "CPUExecutionProvider"
+        self.precision = of_file(self.block, "fp32" if on_cpu else "fp16")
         say("used: {} ({})".format(self.used, ", then ".join(self.session.get_providers())))
         if asked and self.used != dict(PROVIDERS)[asked]:
             raise KitError(f"{asked} was asked for and could not be started; onnxruntime's messages say why")
         if self.used not in (order[0][1], "CPUExecutionProvider"):
             say(f"WARNING: {order[0][1]} is offered but could not be started; onnxruntime's messages say why")
-        if self.precision == "fp32" and asked != "cpu":
+        if on_cpu and asked != "cpu" and not self.for_cpu():
             say("*" * 78)
             say("WARNING: running on the CPU, not on a GPU: much slower. Either this onnxruntime was built")
             say("without CUDA and TensorRT, or its libraries do not fit this JetPack: see README.md.")
             say("*" * 78)
         self.outputs = [item["name"] for item in self.graph["outputs"]] + [s["output"] for s in self.graph["states"]]
         self.reset()
+
+    def for_cpu(self):
+        """Whether the model was made for a processor: int8 in the form that GPUs do not take."""
+        return kit_precision().get("int8", {}).get("form") == "cpu"
 
     def _open(self, onnxruntime, path, order, fp16):
         options = onnxruntime.SessionOptions()
@@ -100,6 +124,7 @@ class OnnxNetwork:
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": cache,
             "trt_fp16_enable": str(bool(fp16)),
+            "trt_int8_enable": str("int8" in kit_precision()),
         }
         chosen = [(name, tensorrt) if short == "tensorrt" else name for short, name in order]
         if order[0][0] == "tensorrt":
@@ -130,14 +155,13 @@ class OnnxNetwork:
 class EngineNetwork:
     """The network as a TensorRT engine made by build_engine.sh, run without ONNX Runtime; its state stays on the GPU."""
 
-    precision = "fp16"
-
     def __init__(self, path):
         import tensorrt_engine  # beside this file
 
         with open(os.path.join(HERE, "model.json"), encoding="utf-8") as file:
             text = file.read()
         self.block, graph = read_block(text, "model.json", "effvision")
+        self.precision = of_file(self.block, "fp16")
         if os.path.isfile(path + ".from"):  # written by build_engine.sh
             with open(path + ".from", encoding="utf-8") as file:
                 made_from = file.read().strip()

@@ -1,0 +1,117 @@
+"""From a checked float32 graph to float16, for GPUs; inputs, outputs and states stay float32.
+
+TensorRT up to 10 can halve a float32 graph itself (`build_engine.sh` asks it to); TensorRT 11 takes the precision from the
+file, and ONNX Runtime's CUDA provider always did. On a processor float16 is slower than float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from effvision._optional import require
+from effvision.errors import ExportError
+from effvision.export._graphs import sort_nodes
+from effvision.export.int8_streams import Stream, agreement
+from effvision.metadata import GraphSpec
+from effvision.runtime.onnx import open_session
+
+__all__ = ["HalfReport", "make_half"]
+
+_RELATIVE_RMS = 5e-3
+_LEAST_SAME = 0.99
+
+
+@dataclass(frozen=True)
+class HalfReport:
+    """A float16 file beside the float32 graph it was made from; both ran here, in ONNX Runtime.
+
+    Attributes:
+        same: Answers (the highest output) that equal the float32 graph's, over `answers`.
+        answers: See `same`.
+        relative_rms: Error of the answers.
+        float_size: Bytes of the float32 file.
+        size: Bytes of this one.
+    """
+
+    same: int
+    answers: int
+    relative_rms: float
+    float_size: int
+    size: int
+
+    def __str__(self) -> str:
+        return (
+            f"float16: {self.size / 1e6:.2f} MB instead of {self.float_size / 1e6:.2f} MB, {self.same} of {self.answers} "
+            f"answers equal float32's, relative rms error {self.relative_rms:.1e}; for GPUs, slower than float32 on a processor"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the file itself carries."""
+        return {"half": self.to_dict()}
+
+
+def make_half(model: ModelProto, spec: GraphSpec, examples: Any, *, steps: int = 32) -> tuple[ModelProto, HalfReport]:
+    """Convert a graph and compare it with the float32 one over streams that carry their state.
+
+    Args:
+        model: Checked against PyTorch.
+        spec: Names of its in- and outputs.
+        examples: `Predictor.example_inputs`.
+        steps: Of each compared stream.
+
+    Raises:
+        ExportError: it cannot be converted, or numbers do not fit into float16.
+        MissingDependencyError: the installed ONNX Runtime has no converter.
+    """
+    require("onnxruntime", extra="onnx")
+    converter = require("onnxruntime.transformers.float16", extra="onnx")
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    with _quiet():
+        try:
+            half: ModelProto = converter.convert_float_to_float16(copy, keep_io_types=True)
+        except Exception as error:  # the library raises kinds of its own
+            raise ExportError(f"ONNX Runtime's converter cannot halve this graph: {error}") from error
+    sort_nodes(half)
+    for node in half.graph.node:
+        node.doc_string = ""
+    del half.graph.value_info[:]
+    half.producer_name, half.producer_version, half.ir_version = model.producer_name, "", model.ir_version
+    full, halved = (open_session(one.SerializeToString(deterministic=True), spin=False) for one in (model, half))
+    batch = spec.inputs[0].shape[0]
+    streams = _streams(spec, examples, steps, batch if isinstance(batch, int) else 1)
+    found = agreement(full, halved, streams, spec)
+    report = HalfReport(found.same, found.answers, round(found.relative_rms, 6), model.ByteSize(), half.ByteSize())
+    if not found.relative_rms <= _RELATIVE_RMS or found.share < _LEAST_SAME:  # NaN fails too
+        raise ExportError(
+            f"float16 is refused: relative rms error {found.relative_rms:.1e} (allowed {_RELATIVE_RMS:.0e}), {found.same} of "
+            f"{found.answers} answers equal\nhint: numbers above 65504 do not fit into float16; keep float32"
+        )
+    return half, report
+
+
+def _streams(spec: GraphSpec, examples: Any, steps: int, batch: int) -> list[Stream]:
+    zeros = {state.input: np.zeros((batch, *state.shape), np.float32) for state in spec.states}
+    return [
+        [{**inputs, **zeros} for inputs in examples(spec.name, steps=steps, batch=batch, seed=seed)] for seed in (7, 8)
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tiny weights that round to zero are reported one by one; the comparison says whether they matter."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,73 @@
+"""Several sessions of one predictor advanced in one call of its network; see `Predictor.update_many`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from effvision.errors import InputError
+from effvision.results import Result, Timing
+from effvision.state import Array, State
+
+__all__ = ["update_many"]
+
+
+def update_many(
+    predictor: Any, sessions: Sequence[Any], inputs: Sequence[Any], options: Sequence[Mapping[str, Any]]
+) -> list[Result]:
+    """Advance the sessions, all or none; arguments and errors as `Predictor.update_many`."""
+    if not len(sessions) == len(inputs) == len(options):
+        raise InputError(
+            f"got {len(sessions)} sessions, {len(inputs)} inputs and {len(options)} options; one of each is needed"
+        )
+    if len({id(session) for session in sessions}) < len(sessions):
+        raise InputError("a session appears twice in one call; each stream has one frame per step")
+    if any(session.predictor is not predictor for session in sessions):
+        raise InputError("every session must come from this predictor")
+    started = time.perf_counter()
+    before = [session._snapshot() for session in sessions]
+    try:
+        return _advance(predictor, sessions, inputs, options, started)
+    except BaseException:  # one picture that cannot be used must not cost the other streams what they know
+        for session, (state, memory) in zip(sessions, before, strict=True):
+            session.state, session.memory = state, memory
+        raise
+
+
+def _advance(
+    predictor: Any, sessions: Sequence[Any], inputs: Sequence[Any], given: Sequence[Mapping[str, Any]], started: float
+) -> list[Result]:
+    ready = [session._begin(x, more) for session, x, more in zip(sessions, inputs, given, strict=True)]
+    due = [index for index, arrays in enumerate(ready) if arrays is not None]
+    outputs: list[Mapping[str, Array] | None] = [None] * len(sessions)
+    prepared = time.perf_counter()
+    fixed = _fixed_batch(predictor)
+    most = fixed or len(due)
+    for begin in range(0, len(due), most or 1):
+        group = due[begin : begin + most]
+        # a file for N streams gets N: what fills it up is computed and not used
+        filled = group + group[:1] * (fixed - len(group))
+        first = cast(Mapping[str, np.ndarray], ready[group[0]])
+        stacked = {name: np.concatenate([cast(Any, ready[i])[name] for i in filled]) for name in first}
+        together = State.stack([sessions[i].state for i in filled])
+        answers, following = predictor.program(predictor.runtime, stacked, together)
+        states = following.split() or [State()] * len(filled)
+        for row, index in enumerate(group):
+            outputs[index] = {name: array[row : row + 1] for name, array in answers.items()}
+            sessions[index].state = states[row]
+    share_ms = (time.perf_counter() - prepared) * 1e3 / max(1, len(due))
+    prepare_ms = (prepared - started) * 1e3 / max(1, len(sessions))
+    return [
+        session._end(answer, Timing(prepare_ms=prepare_ms, run_ms=0.0 if answer is None else share_ms))
+        for session, answer in zip(sessions, outputs, strict=True)
+    ]
+
+
+def _fixed_batch(predictor: Any) -> int:
+    """How many streams the graph takes, no more and no fewer; 0 for any number."""
+    shapes = [spec.inputs[0].shape for spec in predictor.metadata.graphs.values() if spec.inputs]
+    first = shapes[0][0] if shapes and shapes[0] else 0
+    return first if isinstance(first, int) else 0
