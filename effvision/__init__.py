@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from effvision.cards import list_cards as list_cards
     from effvision.clouds import Cloud as Cloud
     from effvision.errors import EffvisionError as EffvisionError
+    from effvision.models.pvcnn.predictor import PVCNN as PVCNN
     from effvision.models.tsm.predictor import TSM as TSM
     from effvision.predictor import Predictor as Predictor
     from effvision.results import Classification as Classification
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives. A new family adds one line here and one above; tests/test_imports.py compares the two.
 _EXPORTS = {
+    "PVCNN": "effvision.models.pvcnn.predictor",
     "TSM": "effvision.models.tsm.predictor",
     "Classification": "effvision.results",
     "Cloud": "effvision.clouds",
@@ -47,6 +49,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "PVCNN",
     "TSM",
     "Classification",
     "Cloud",

@@ -74,18 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     info = add("info", _info, "Say what a card or an exported file is.")
     info.add_argument("model", help="a card's name or an exported .onnx file")
 
-    run = add("run", _run, "Run a model on cameras, videos, pictures or folders; print its labels as they change.")
+    run = add(
+        "run", _run, "Run a model on cameras, videos, pictures, clouds of points or folders; print what it answers."
+    )
     add_model(run, files="a checkpoint or an exported .onnx file")
     run.add_argument(
         "source",
         nargs="+",
-        help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together",
+        help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together. For "
+        "models of clouds: files of points, folders, globs",
     )
     run.add_argument(
         "--save",
         metavar="FILE",
         type=Path,
-        help="write the annotated video (.mp4, .avi) or picture (.jpg, .png); for several sources a folder",
+        help="write the annotated video (.mp4, .avi) or picture (.jpg, .png), or the labelled cloud (.ply, .npz, .png, .json); "
+        "for several sources a folder",
     )
     run.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
     run.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
@@ -103,9 +107,14 @@ def _parser() -> argparse.ArgumentParser:
         "--target",
         help="write a kit for jetson-nano, jp51, jp60, jp62, jp72 (JetPack 4.6 to 7.2) or onnx (any machine)",
     )
-    export.add_argument("--frames", metavar="SOURCE", help="a video or folder of real frames for the check")
+    export.add_argument("--frames", metavar="SOURCE", help="a video or folder of real frames, or clouds, for the check")
     export.add_argument("--batch", type=_batch, help="streams per call, or 'dynamic' (default: 1); not with --target")
     export.add_argument("--opset", type=_natural, help="13 to 20 (default: 17); not with --target")
+    export.add_argument(
+        "--form",
+        choices=("scatter", "tables"),
+        help="of models of clouds: for ONNX Runtime and TensorRT 10 (default), or with voxel tables made on the host",
+    )
     export.add_argument("--fp16", action="store_true", help="compute in half precision, for GPUs")
     export.add_argument(
         "--int8",
@@ -136,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = add("sample", _sample, "Generate a sample input file for a model; nothing is downloaded.")
     sample.add_argument("model", nargs="?", help="a card's name (default: the first)")
-    sample.add_argument("--out", metavar="FILE", type=Path, required=True, help="the file to write, such as sample.mp4")
+    sample.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help="the file to write, sample.mp4 or sample.ply"
+    )
     sample.add_argument("--seed", type=_natural, default=0, help="another seed, another picture (default: 0)")
 
     demo = add("demo", _demo, "Serve the live page: camera, files and samples in the browser.")
@@ -325,13 +336,15 @@ def _export(options: argparse.Namespace) -> int:
     from effvision.export.targets import get_target
     from effvision.predictor import Predictor
 
-    given = {name: getattr(options, name) for name in ("batch", "opset") if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in ("batch", "opset", "form") if getattr(options, name) is not None}
     if options.target is not None:
         get_target(options.target)  # before the model is loaded
         if given:
             raise InputError(f"--target decides about --{' and --'.join(given)}: leave it out")
     given |= {"half": options.fp16, "int8": _int8(options)}
     model = Predictor.from_pretrained(options.model, card=options.card, runtime="torch", progress=True)
+    if "form" in given and model.takes != "clouds":
+        raise InputError(f"--form is for models of clouds of points; {options.model} has one form: leave it out")
     report: Any
     with _waiting("exporting and checking against PyTorch") as notify:
         if options.target is None:

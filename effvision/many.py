@@ -30,6 +30,8 @@ def update_many(
     started = time.perf_counter()
     before = [session._snapshot() for session in sessions]
     try:
+        if not predictor.joins:
+            return [session.update(x, **more) for session, x, more in zip(sessions, inputs, options, strict=True)]
         return _advance(predictor, sessions, inputs, options, started)
     except BaseException:  # one picture that cannot be used must not cost the other streams what they know
         for session, (state, memory) in zip(sessions, before, strict=True):

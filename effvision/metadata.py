@@ -14,12 +14,25 @@ from typing import Any
 
 from effvision.errors import ModelFileError
 
-__all__ = ["GRAPH_KEY", "KEY", "SCHEMA", "GraphSpec", "Metadata", "StateSpec", "TensorSpec", "main_graph", "part_path"]
+__all__ = [
+    "GRAPH_KEY",
+    "KEY",
+    "ROWS",
+    "SCHEMA",
+    "GraphSpec",
+    "Metadata",
+    "StateSpec",
+    "TensorSpec",
+    "main_graph",
+    "part_path",
+]
 
 KEY = "effvision"
 GRAPH_KEY = "effvision.graph"
 """Names which of the graphs a file holds, where the model has several: each is a file of its own with the same description."""
 SCHEMA = 1
+ROWS = "rows of "
+"""Begins the name of an open axis whose size follows from others, such as those of tables made on the host."""
 
 
 @dataclass(frozen=True)

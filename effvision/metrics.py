@@ -89,7 +89,8 @@ class SegmentationScores:
         """(K,): right / (right + missed + wrongly answered); NaN for a class neither true nor answered anywhere."""
         right = np.diagonal(self.confusion).astype(np.float64)
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - np.diagonal(self.confusion)
-        return np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+        shares: NDArray[np.float64] = np.divide(right, union, out=np.full(len(right), np.nan), where=union > 0)
+        return shares
 
     @property
     def absent(self) -> tuple[str, ...]:
@@ -104,7 +105,9 @@ class SegmentationScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; what is undefined is None."""
-        iou = {name: None if np.isnan(value) else float(value) for name, value in zip(self.names, self.iou, strict=True)}
+        iou = {
+            name: None if np.isnan(value) else float(value) for name, value in zip(self.names, self.iou, strict=True)
+        }
         numbers = {"accuracy": self.accuracy, "mean_iou": self.mean_iou, "majority": self.majority}
         return {
             "points": self.points,

@@ -74,6 +74,8 @@ class Predictor(ABC):
         family: The family's name, as in its cards.
         sample_suffix: Of the files `write_sample` makes.
         update_options: Names `Session.update` takes besides its first argument.
+        takes: What one update takes: a frame or a cloud of points.
+        joins: Whether several sessions fit into one call of the network; otherwise `update_many` takes them in turns.
         runtime: The back end; named arrays in, named arrays out.
         metadata: Labels, sizes, graphs: what an exported file carries.
     """
@@ -81,6 +83,8 @@ class Predictor(ABC):
     family: ClassVar[str]
     sample_suffix: ClassVar[str]
     update_options: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[Literal["frames", "clouds"]] = "frames"
+    joins: ClassVar[bool] = True
 
     def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
         self.runtime = runtime
@@ -366,8 +370,7 @@ class Predictor(ABC):
             )
         examples = self.example_inputs
         if frames is not None:
-            with open_source(frames) as source:
-                examples = partial(examples, frames=[frame.image for frame in islice(source, _CHECKED_FRAMES)])
+            examples = partial(examples, frames=self.real_inputs(frames))
         convert = converter(self, examples, half=half, int8=int8, opset=opset, notify=notify)
         return export_onnx(
             self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps, convert=convert
@@ -436,9 +439,14 @@ class Predictor(ABC):
 
     @abstractmethod
     def example_inputs(
-        self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[np.ndarray] = ()
+        self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[Any] = ()
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yield `steps` inputs of a graph for the export check: random ones, and `frames` or ones that look like real use."""
+
+    def real_inputs(self, source: Any) -> list[Any]:
+        """Read the first inputs of a source, for `example_inputs`."""
+        with open_source(source) as opened:
+            return [frame.image for frame in islice(opened, _CHECKED_FRAMES)]
 
     def rendered_examples(self, purpose: Literal["calibrate", "judge"]) -> Iterator[tuple[Any, str]] | None:
         """Yield (source, label) pairs rendered like what the weights were trained on; None where nothing here renders such.

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from effvision.errors import EffvisionError, InputError, SourceError
+from effvision.running_clouds import CLOUD_FORMATS, run_clouds
 
 __all__ = ["check", "run"]
 
@@ -49,6 +50,9 @@ def run(model: Any, options: argparse.Namespace) -> int:
         InputError: options that do not go together.
         SourceError: a source that cannot be read, or a file that cannot be written.
     """
+    if model.takes == "clouds":
+        return run_clouds(model, options)
+    _check_frames(options)
     given: dict[str, Any] = {}
     if options.every_frame:
         given["fps"] = None
@@ -85,10 +89,33 @@ def check_save(path: Path | None, sources: int) -> None:
                 f"--save writes one video for each of {sources} sources, so it takes a folder that exists; got {path}"
             )
         return
-    if path.suffix.lower() not in (*_VIDEOS, *_PICTURES):
-        raise InputError(f"--save writes {', '.join((*_VIDEOS, *_PICTURES))}; got {path.name!r}")
+    if path.is_dir():  # whether the model writes into folders is known when it is loaded
+        return
+    if path.suffix.lower() not in (*_VIDEOS, *_PICTURES, *CLOUD_FORMATS):
+        raise InputError(
+            f"--save writes {', '.join((*_VIDEOS, *_PICTURES))}, and clouds as {', '.join(CLOUD_FORMATS)}; got {path.name!r}"
+        )
     if not path.parent.is_dir():
         raise SourceError(f"cannot write {path}: the folder {path.parent} does not exist\nhint: mkdir -p {path.parent}")
+
+
+def _check_frames(options: argparse.Namespace) -> None:
+    """Refuse what a model of frames cannot write or read: clouds of points.
+
+    Raises:
+        InputError: --save with a cloud's suffix, or a source that is a file of points.
+    """
+    from effvision.sources.clouds import CLOUD_SUFFIXES
+
+    path = options.save
+    if path is not None and len(options.source) == 1 and path.suffix.lower() not in (*_VIDEOS, *_PICTURES):
+        raise InputError(f"--save writes {', '.join((*_VIDEOS, *_PICTURES))} of frames; got {path.name!r}")
+    for word in options.source:
+        if Path(word).suffix.lower() in CLOUD_SUFFIXES:
+            raise InputError(
+                f"{options.model} judges pictures, and {word} is a file of points\n"
+                "hint: `effvision list` shows the models that label clouds, such as pvcnn-lidarhd"
+            )
 
 
 def check_screen() -> None:

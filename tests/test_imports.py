@@ -26,9 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "metadata", "results", "state"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "viz"),
-    ("cards", "checkpoints", "loading", "many", "predictor", "session"),
+    ("cards", "checkpoints", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
-    ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "running"),
+    ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "running", "running_clouds"),
 )
 
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.

@@ -14,7 +14,9 @@ from effvision.metrics import SegmentationScores, confusion_matrix
 NAMES = ("a", "b", "c", "d")
 
 
-def slow(truth: NDArray[Any], answers: NDArray[Any], classes: int, ignore: int | None) -> tuple[Any, list[float], float]:
+def slow(
+    truth: NDArray[Any], answers: NDArray[Any], classes: int, ignore: int | None
+) -> tuple[Any, list[float], float]:
     pairs = [(t, a) for t, a in zip(truth.ravel().tolist(), answers.ravel().tolist(), strict=True) if t != ignore]
     counts = [[sum(pair == (t, a) for pair in pairs) for a in range(classes)] for t in range(classes)]
     ious = []

@@ -53,10 +53,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("samples")
 
     def make(card: Card) -> Path:
-        if card.family not in made:
-            target = folder / f"{card.family}{predictor_class(card.family).sample_suffix}"
-            made[card.family] = predictor_class(card.family).write_sample(target, card=card.name)
-        return made[card.family]
+        kind = f"{card.family}-{card.preprocess.get('kind', '')}"  # cards that take the same kind of input share one
+        if kind not in made:
+            target = folder / f"{kind}{predictor_class(card.family).sample_suffix}"
+            made[kind] = predictor_class(card.family).write_sample(target, card=card.name)
+        return made[kind]
 
     return make
 

@@ -130,7 +130,10 @@ def _check(predictor: Any, folder: Any) -> Path:
     metadata: Metadata = predictor.metadata
     name = metadata.card or "this network"
     if metadata.task not in _TASKS:
-        raise InputError(f"there is no runner for {metadata.task} yet; there is one for {', '.join(_TASKS)}")
+        raise InputError(
+            f"there is no runner for {metadata.task} yet; there is one for {', '.join(_TASKS)}\n"
+            "hint: `export` without a target writes its ONNX file"
+        )
     if list(metadata.graphs) != ["step"]:
         raise InputError(
             f"{name} cannot work frame by frame, which is what a kit's runner does on a camera\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import os
@@ -17,7 +18,7 @@ from effvision._files import as_path, sha256, write_bytes
 from effvision._optional import require
 from effvision.errors import EffvisionError, ExportError, InputError, SourceError
 from effvision.export.report import ExportReport, PrecisionReport
-from effvision.metadata import GRAPH_KEY, KEY, GraphSpec, Metadata, TensorSpec, main_graph, part_path
+from effvision.metadata import GRAPH_KEY, KEY, ROWS, GraphSpec, Metadata, TensorSpec, main_graph, part_path
 from effvision.runtime import Runtime
 
 __all__ = ["export_onnx"]
@@ -65,7 +66,7 @@ def export_onnx(
     _check_arguments(target, batch, opset, steps)
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="torch" if package == "torch" else "onnx")
-    modules = runtime.modules  # type: ignore[attr-defined]
+    modules = runtime.traced  # type: ignore[attr-defined]
     first = main_graph(metadata.graphs)
     order = [first, *(name for name in metadata.graphs if name != first)]
     graphs = {name: _with_batch(metadata.graphs[name], batch) for name in order}
@@ -139,7 +140,7 @@ def _with_batch(spec: GraphSpec, batch: int | Literal["dynamic"]) -> GraphSpec:
         return spec
 
     def fix(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-        return tuple(replace(t, shape=(batch, *t.shape[1:])) for t in tensors)
+        return tuple(replace(t, shape=tuple(batch if axis == "batch" else axis for axis in t.shape)) for t in tensors)
 
     return replace(spec, inputs=fix(spec.inputs), outputs=fix(spec.outputs))
 
@@ -153,15 +154,10 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
     first = next(iter(examples(spec.name, steps=16, batch=size, seed=0)))
     inputs = tuple(torch.from_numpy(first[tensor.name]).to(device) for tensor in spec.inputs)
     states = tuple(torch.zeros((size, *state.shape), device=device) for state in spec.states)
-    axes = {
-        axis: torch.export.Dim(axis, min=1, max=_MOST_STREAMS if axis == "batch" else None)
-        for tensor in (*spec.inputs, *spec.outputs)
-        for axis in tensor.shape
-        if isinstance(axis, str)
-    }
+    axes = {axis: _dim(axis) for t in (*spec.inputs, *spec.outputs) for axis in t.shape if isinstance(axis, str)}
     plain = [{place: axes[axis] for place, axis in enumerate(t.shape) if isinstance(axis, str)} for t in spec.inputs]
-    kept = tuple({0: axes["batch"]} if "batch" in axes else {} for _ in spec.states)
-    dynamic = (*plain, kept) if spec.states else tuple(plain)
+    kept = [{0: axes["batch"]} if "batch" in axes else {} for _ in spec.states]
+    dynamic = _as_arguments(module, [*plain, *kept])
     arguments = (*inputs, *states)
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
     results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
@@ -179,12 +175,39 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
                 verbose=False,
             )
             assert program is not None
-            return program.model_proto
+            model = program.model_proto
+            _name_axes(model, spec)
+            return model
     except Exception as error:  # the exporter wraps everything in kinds of its own
         reason = str(error.__cause__ or error).strip().splitlines()
         raise ExportError(
             f"PyTorch cannot export this network: {reason[0] if reason else type(error).__name__}"
         ) from error
+
+
+def _as_arguments(module: Any, each: list[Any]) -> tuple[Any, ...]:
+    """Arrange what is said of each input as `forward` takes them: those of its `*name` in a tuple of their own."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(each)
+    return (*each[:named], *([tuple(each[named:])] if len(each) > named else []))
+
+
+def _dim(axis: str) -> Any:
+    """Return the size of an open axis; one called `rows of ...` hangs together with others in ways that tracing finds."""
+    import torch
+
+    if axis.startswith(ROWS):
+        return torch.export.Dim.AUTO
+    return torch.export.Dim(axis, min=1, max=_MOST_STREAMS if axis == "batch" else None)
+
+
+def _name_axes(model: Any, spec: GraphSpec) -> None:
+    """Give the open axes of inputs whose sizes were found by tracing the names of the specification."""
+    said = {tensor.name: tensor.shape for tensor in spec.inputs}
+    for value in model.graph.input:
+        for axis, name in zip(value.type.tensor_type.shape.dim, said.get(value.name, ()), strict=False):
+            if isinstance(name, str) and name.startswith(ROWS) and axis.dim_param:
+                axis.dim_param = name
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from effvision.errors import InputError, RuntimeFailure
+from effvision.errors import InputError, ModelFileError, RuntimeFailure
 from effvision.metadata import GraphSpec
 from effvision.runtime.base import Runtime
 from effvision.runtime.work import torch_multiply_adds
@@ -21,12 +21,21 @@ class TorchRuntime(Runtime):
     """Runs modules whose arguments and results are tensors in the order of their graph specification.
 
     State arrays stay tensors on the device; other outputs come back as numpy arrays.
+
+    Attributes:
+        modules: What runs, by graph name.
+        traced: What an export traces in its place, where what runs fastest cannot be traced: the same function.
     """
 
     name = "torch"
 
     def __init__(
-        self, modules: Mapping[str, torch.nn.Module], graphs: Mapping[str, GraphSpec], *, device: str = "cpu"
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        graphs: Mapping[str, GraphSpec],
+        *,
+        device: str = "cpu",
+        traced: Mapping[str, torch.nn.Module] | None = None,
     ) -> None:
         """Move the modules to `device` (`cpu`, `cuda`, `cuda:1`, `mps`).
 
@@ -41,6 +50,7 @@ class TorchRuntime(Runtime):
         self.device = device
         self.graphs = dict(graphs)
         self.modules = {name: module.eval().to(self._device) for name, module in modules.items()}
+        self.traced = {**self.modules, **{name: module.eval() for name, module in (traced or {}).items()}}
 
     def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Run one module; see `Runtime.run`."""
@@ -63,6 +73,8 @@ class TorchRuntime(Runtime):
     def multiply_adds(self, graph: str, batch: int) -> int:
         """Count them in one call on zeros; see `Runtime.multiply_adds`."""
         spec = self.graphs[graph]
+        if open_axes := sorted({axis for t in spec.inputs for axis in t.shape[1:] if isinstance(axis, str)}):
+            raise ModelFileError(f"the work of graph `{graph}` depends on its open axes {', '.join(open_axes)}")
         shapes = [(batch, *tensor.shape[1:]) for tensor in spec.inputs]
         shapes += [(batch, *state.shape) for state in spec.states]
         zeros = tuple(self._tensor(np.zeros(shape, np.float32)) for shape in shapes)

@@ -23,7 +23,9 @@ def onnx_multiply_adds(path: Path, *, batch: int = 1) -> int:
 
     model = onnx.load(path, load_external_data=False)
     for value in model.graph.input:
-        for axis in value.type.tensor_type.shape.dim:
+        for place, axis in enumerate(value.type.tensor_type.shape.dim):
+            if axis.dim_param and place:
+                raise ModelFileError(f"the work depends on `{axis.dim_param}`, an open axis of `{value.name}`")
             if axis.dim_param:
                 axis.dim_value = batch  # dim_param and dim_value exclude each other: this replaces the name
     for value in model.graph.output:

@@ -5,4 +5,6 @@ Liu, Tang, Lin and Han, "Point-Voxel CNN for Efficient 3D Deep Learning", NeurIP
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from effvision.models.pvcnn.predictor import PVCNN
+
+__all__ = ["PVCNN"]

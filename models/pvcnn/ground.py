@@ -1,8 +1,8 @@
 """How high each point of a scanned scene lies above the ground, without knowing the scene. NumPy only.
 
-The ground is a surface on grids of ever smaller cells (64, 32, ... m). At each size the lowest point of a cell, measured from the
-surface so far, corrects it, unless it lies so high above it that it can only be a roof or a crown. Measuring from the surface so
-far makes a slope look level from the second size on; a roof is refused as soon as the cells are smaller than it is high.
+The ground is a surface on grids of ever smaller cells (64, 32, ... m). At each size the lowest point of a cell, measured from
+the surface so far, corrects it, unless it lies so high above it that it can only be a roof or a crown. Measured from the
+surface so far, a slope looks level from the second size on; so a roof is told from it where cells are narrower than the roof.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ COARSEST_M = 64.0
 
 _FINEST_M = 1.0
 _MOST_CELLS = 2048  # along an axis; larger scenes get larger cells, so that memory stays bounded
-_STEEPEST, _SLACK_M = 0.25, 0.4  # what a cell's lowest point may rise above the surface so far: a share of its side, and more
-_WIDEST_ROOF_M = 32.0  # in scenes too small for two of the largest cells, cells down to half of this are always taken for ground
+_STEEPEST, _SLACK_M = (
+    0.25,
+    0.4,
+)  # what a cell's lowest point may rise above the surface so far: a share of its side, and more
+_WIDEST_ROOF_M = (
+    32.0  # in scenes too small for two of the largest cells, cells down to half of this are always taken for ground
+)
 _FEWEST_M = 1.0  # a low outlier lies at least this and one cell's side below its surroundings
 
 
@@ -65,7 +70,9 @@ def heights_above_ground(xyz: NDArray[np.floating], sides_m: tuple[float, ...] =
     found: dict[float, Array] = {}
     level = True  # whether the surface so far cannot slope: then a high cell may be ground as well
     while True:
-        for _ in range(2 if level else 1):  # the lowest points of a slope lie at one side of the cells; the second time they do not
+        for _ in range(
+            2 if level else 1
+        ):  # the lowest points of a slope lie at one side of the cells; the second time they do not
             rest = rest - _correction(places, rest, used, side, refuse=not level)
         level = side >= _WIDEST_ROOF_M and bool((np.floor(places.max(axis=0) / side) < 1).any())
         for goal, least in wanted.items():

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from effvision.clouds import Cloud
 from effvision.errors import InputError, RangeError
 from effvision.models.pvcnn.ground import heights_above_ground, spacing_of
-from effvision.models.pvcnn.surroundings import shapes_around
+from effvision.models.pvcnn.surroundings import mean_around, shapes_around
 
 __all__ = ["FEATURES", "Scene", "Spec", "prepare"]
 
@@ -184,6 +184,21 @@ def _returns(source: _Source) -> NDArray[np.float64]:
     return np.stack([share, np.minimum(count - 1, 3) / 3], axis=1)
 
 
+def _echoes(source: _Source) -> NDArray[np.float64]:
+    """The share of the points around that are not the only echo of their pulse: crowns, seldom roofs."""
+    several = np.maximum(source.whole("num_returns"), source.whole("return_number")) > 1
+    cell_m = float(np.clip(spacing_of(source.cloud.xyz), 1.0, 4.0))
+    return mean_around(source.cloud.xyz, cell_m, several)
+
+
+def _spacing(source: _Source) -> NDArray[np.float64]:
+    """How far points lie apart, one number for the cloud: half the binary logarithm of metres, -1 (16 a m2) to 0.5 (0.25 a m2).
+
+    A hand's breadth above the ground means something in a dense cloud, and nothing where the ground is one point in a 4 m cell.
+    """
+    return np.full(len(source.cloud), np.clip(np.log2(spacing_of(source.cloud.xyz)) / 2, -1, 0.5))
+
+
 def _normal(source: _Source) -> NDArray[np.float64]:
     """(P, 2): |z| of the normal, and the length of its level part: neither turns with the scene nor depends on its sign."""
     normal = source.cloud.field("normal").astype(np.float64)
@@ -217,10 +232,14 @@ FEATURES: Mapping[str, _Feature] = MappingProxyType(
         "height_smooth": _Feature(lambda source: _high(source.heights[1])),
         "intensity": _Feature(_intensity, 1, ("intensity",)),
         "returns": _Feature(_returns, 2, ("num_returns", "return_number")),
+        "echoes": _Feature(_echoes, 1, ("num_returns", "return_number")),
         "shape": _Feature(_shapes, 4),
+        "spacing": _Feature(_spacing),
         "rgb": _Feature(lambda source: source.cloud.field("rgb") / 255.0, 3, ("rgb",)),
         "normal": _Feature(_normal, 2, ("normal",)),
         "relative": _Feature(_relative, 3),
     }
 )
-"""Channels by name: `height_low` (fine near the ground), `height` and `height_smooth` (logarithms, above the fine and the smooth ground), `intensity`, `returns` (2), `shape` of the surroundings (4), `rgb` (3, 0..1), `normal` (2), `relative` place in the cloud (3)."""
+"""Channels by name: `height_low` (fine near the ground), `height` and `height_smooth` (logarithms, above the fine and the
+smooth ground), `intensity`, `returns` (2), `echoes` and `shape` (4) of the surroundings, `spacing` of the cloud, `rgb` (3),
+`normal` (2), `relative` place in the cloud (3)."""

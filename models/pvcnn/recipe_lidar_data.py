@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from effvision.clouds import Cloud
 from effvision.errors import SourceError
+from effvision.models.pvcnn.ground import spacing_of
 from effvision.models.pvcnn.preparation import Scene, Spec, prepare
 from effvision.sources.clouds import open_cloud
 
-__all__ = ["CLASSES", "IGNORED", "Columns", "alter", "read_tiles", "targets"]
+__all__ = ["CLASSES", "IGNORED", "Columns", "alter", "read_tiles", "targets", "thinned"]
 
 CLASSES = ("ground", "low vegetation", "trees", "building")
 """Labels 1..4 of the data; label 0 (anything else) counts neither in the loss nor in a score."""
@@ -44,6 +45,14 @@ def read_tiles(folder: Path) -> dict[str, Cloud]:
 def targets(cloud: Cloud) -> NDArray[np.int64]:
     """Return (P,) classes 0..3, or `IGNORED`."""
     return cloud.field("label").astype(np.int64) - 1
+
+
+def thinned(cloud: Cloud, density: float, *, seed: int = 0) -> Cloud:
+    """Keep so many random points a square metre; the cloud itself if it has no more."""
+    share = density * spacing_of(cloud.xyz) ** 2
+    if share >= 1:
+        return cloud
+    return cloud.select(np.random.default_rng(seed).random(len(cloud)) < share)
 
 
 def alter(cloud: Cloud, rng: np.random.Generator) -> Cloud:
@@ -169,14 +178,18 @@ class Columns:
         if rng.random() < 0.5:
             turn[0] *= -1
         for _ in range(20):
-            middle = scene.places[int(rng.integers(len(scene.places))), :2] + rng.uniform(-0.4, 0.4, 2) * scene.block_m
+            wanted = np.flatnonzero(classes == rng.integers(len(CLASSES))) if rng.random() < 0.3 else classes[:0]
+            centre = int(rng.choice(wanted)) if len(wanted) else int(rng.integers(len(classes)))
+            middle = scene.places[centre, :2] + rng.uniform(-0.4, 0.4, 2) * scene.block_m
             turned = (scene.places[:, :2] - middle) @ turn.T
             members = np.flatnonzero((np.abs(turned) < scene.block_m / 2).all(axis=1))
             if len(members) >= _FEWEST:
                 break
         index = np.resize(rng.permutation(members), points)
         column = Scene(
-            np.column_stack([turned, scene.places[:, 2]])[index].astype(np.float32), scene.features[index], scene.block_m
+            np.column_stack([turned, scene.places[:, 2]])[index].astype(np.float32),
+            scene.features[index],
+            scene.block_m,
         )
         channels = column.channels(np.arange(points))
         return channels, np.where(classes[index] < 0, IGNORED, classes[index])

@@ -41,7 +41,9 @@ def load_lidar(path: Path, spec: Spec) -> PVCNN:
         raise CheckpointError(f"cannot read the weights {path}: {error}") from error
     lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
     if lacking or missing.unexpected_keys:
-        raise CheckpointError(f"{path} holds another network: {lacking[:3]} missing, {missing.unexpected_keys[:3]} unknown")
+        raise CheckpointError(
+            f"{path} holds another network: {lacking[:3]} missing, {missing.unexpected_keys[:3]} unknown"
+        )
     return network.eval()
 
 

@@ -9,7 +9,7 @@ from effvision.models.pvcnn.stages import Stage
 
 __all__ = ["SPEC", "STAGES", "lidar_network"]
 
-SPEC = Spec(25.0, 2048, ("height_low", "height", "height_smooth", "intensity", "returns", "shape"))
+SPEC = Spec(25.0, 2048, ("height_low", "height", "height_smooth", "intensity", "returns", "echoes", "shape", "spacing"))
 """How a cloud is prepared."""
 
 STAGES = (Stage(16, 1, 20), Stage(32, 1, 10), Stage(48, 1, 5))
@@ -18,6 +18,4 @@ STAGES = (Stage(16, 1, 20), Stage(32, 1, 10), Stage(48, 1, 5))
 
 def lidar_network(spec: Spec = SPEC) -> PVCNN:
     """Build the network, untrained. Its grids have a fixed size in metres (`unit_ball=False`)."""
-    return PVCNN(
-        len(CLASSES), channels=spec.channels, stages=STAGES, cloud=(48,), head=(64, 0.2, 32), unit_ball=False
-    )
+    return PVCNN(len(CLASSES), channels=spec.channels, stages=STAGES, cloud=(48,), head=(64, 0.2, 32), unit_ball=False)

@@ -27,6 +27,7 @@ __all__ = ["NETWORKS", "STAGES", "PartSettings", "part_network", "save_weights",
 STAGES = (Stage(64, 1, 24), Stage(128, 2, 12), Stage(512, 1, None), Stage(1024, 1, None))
 """The ShapeNet layout of the paper with three quarters of the voxels a side and half of the last channels."""
 NETWORKS = ("pvcnn", "pointnet")
+_WARM = 120  # steps in which the rate rises
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class PartSettings:
 
     out: Path
     network: str = "pvcnn"
-    steps: int = 4000
+    steps: int = 5000
     seed: int = 0
     rate: float = 4e-3
     decay: float = 0.01
@@ -82,14 +83,16 @@ def part_network(name: str = "pvcnn") -> PVCNN | PointNet:
 
 
 def learning_rate(step: int, settings: PartSettings) -> float:
-    """Return the rate of a step: it rises over the first twentieth, stays, and falls to 0 as a cosine from the middle on."""
+    """Return the rate of a step: it rises over the first 120, stays, and falls to 0 as a cosine from the middle on."""
     share = step / settings.steps
-    rise = min(1.0, (step + 1) / max(1, settings.steps // 20))
+    rise = min(1.0, (step + 1) / max(1, min(_WARM, settings.steps // 4)))
     return settings.rate * rise * (0.5 + 0.5 * math.cos(math.pi * max(0.0, 2 * share - 1)))
 
 
 def train_parts(settings: PartSettings) -> Path:
     """Train, going on from the checkpoint in `settings.out` if there is one.
+
+    A run may be given another length while its rate has not begun to fall; it ends as if begun so.
 
     Returns:
         The averaged weights, fp16 safetensors.
@@ -184,7 +187,10 @@ def _resume(
     if not path.exists():
         return 0, 0.0, []
     content = torch.load(path, weights_only=True)
-    if content["settings"] != settings.fixed():
+    known, half = content["settings"], min(content["settings"]["steps"], settings.steps) // 2
+    if content["step"] <= half and half >= 2 * _WARM:  # the rate has not begun to fall: so far both would be one run
+        known = {**known, "steps": settings.steps}
+    if known != settings.fixed():
         raise CheckpointError(
             f"{path} belongs to a run with {content['settings']}; this one has {settings.fixed()}\n"
             "hint: give the same options to go on with it, or another --out"

@@ -1,4 +1,4 @@
-"""Procedural tables, chairs, shelves and beds. Each function returns labelled solids; the front is towards -y, the floor is z = 0.
+"""Procedural tables, chairs, shelves and beds: labelled solids; the front is towards -y, the floor is z = 0.
 
 Parts reach a little into each other, so that the surfaces where they touch are buried and not sampled.
 """
@@ -178,7 +178,7 @@ def _chair_back(d: Draw, width: float, deep: float, high: float, leg: float) -> 
             a0, a1 = (-half + 2 * half * (i + j) / pieces for j in (-0.02, 1.02))
             quad = [(r * np.sin(a), r * np.cos(a)) for r, a in ((radius - thick, a0), (radius, a0), (radius, a1),
                                                                 (radius - thick, a1))]  # fmt: skip
-            made.append(prism("back", np.array(quad) + [0, y + thick / 2 - radius], high - _IN, high + tall))
+            made.append(prism("back", np.add(quad, [0, y + thick / 2 - radius]), high - _IN, high + tall))
         return made
     if kind == "panel":
         low = d.free(0, 0.3)
@@ -288,7 +288,7 @@ def _pillows(d: Draw, x: float, y: float, top: float) -> list[Solid]:
     made: list[Solid] = []
     for i in range(count):
         middle = (2 * i + 1 - count) * x * 0.48
-        flat = ring(16, x / max(count, 1.3) * 0.75, 0.2, square=4) + [middle, y - 0.28]
+        flat = np.add(ring(16, x / max(count, 1.3) * 0.75, 0.2, square=4), [middle, y - 0.28])
         made.append(prism("mattress", flat, top - 0.01, top + d.free(0.08, 0.14), bevel=0.3))
     return made
 
@@ -315,6 +315,6 @@ def _boards(d: Draw, x: float, y: float, top: float, head: float) -> list[Solid]
             made.append(box("headboard", (-x - 0.02, y0, 0), (x + 0.02, y1, tall)))
             if kind == "cushions" and at > 0:
                 for q in (-0.66, 0, 0.66):
-                    flat = ring(12, x * 0.3, head * 0.42, square=5) + [q * x, tall - head * 0.5]
+                    flat = np.add(ring(12, x * 0.3, head * 0.42, square=5), [q * x, tall - head * 0.5])
                     made.append(prism("headboard", flat, y0 + _IN, y0 - 0.07, axis=1, bevel=0.25))
     return made

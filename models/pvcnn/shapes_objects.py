@@ -91,7 +91,9 @@ def _lamp_shade(d: Draw, top: NDArray[Any], radius: float, tall: float, thin: fl
     if kind == "pyramid":
         half = radius * 0.4
         big, small = ring(4, radius, turn=np.pi / 4), ring(4, half, turn=np.pi / 4)
-        ends = [np.column_stack([flat + [top[0], 0], np.full(4, z)]) for flat, z in ((big, low), (small, low + tall))]
+        ends = [
+            np.column_stack([np.add(flat, [top[0], 0]), np.full(4, z)]) for flat, z in ((big, low), (small, low + tall))
+        ]
         return [loft("shade", *ends)]
     share = np.linspace(0, 1, 2 if kind in ("cone", "drum") else 8)
     narrow = d.free(0.35, 0.75)
@@ -155,7 +157,7 @@ def bottle(d: Draw) -> list[Solid]:
         "body", ("shoulder", "sloped", "round"), development=("ribbed",), held=("flask", "jug", "waisted")
     )
     tall, neck, rise = slim * radius, thin * radius, radius * d.free(0.35, 0.9)
-    side = {
+    sides: dict[str, list[list[Any]]] = {
         "shoulder": [[1, 0], [1, 1]],
         "sloped": [[0.85, 0], [1, 0.1], [1, 0.65], [0.8, 1]],
         "round": [[0.8, 0], [1, 0.06], [1, 0.8], [0.93, 1]],
@@ -163,7 +165,8 @@ def bottle(d: Draw) -> list[Solid]:
         "flask": [[0.6, 0], *[[0.6 + 0.9 * np.sin(np.pi * s) ** 0.7, s] for s in np.linspace(0.08, 0.92, 9)], [0.6, 1]],
         "jug": [[1, 0], [1, 1]],
         "waisted": [[1, 0], [1, 0.25], [0.68, 0.5], [1, 0.75], [1, 1]],
-    }[shape]
+    }
+    side = sides[shape]
     made: list[Solid] = []
     begin = side[-1][0] * radius
     bend = arc(0, np.pi / 2, 6) * [max(begin - neck, 0.0), rise] + [neck, tall]
@@ -172,9 +175,7 @@ def bottle(d: Draw) -> list[Solid]:
         made.append(prism("body", flat, 0, tall))
         made.append(prism("body", flat, tall, tall + rise, bevel=1 - neck * 0.8 / radius))
     else:
-        made.append(
-            Lathe("body", [[0, 0], *np.array(side, float) * [radius, tall], *bend[1:], [0, tall + rise]])
-        )
+        made.append(Lathe("body", [[0, 0], *np.array(side, float) * [radius, tall], *bend[1:], [0, tall + rise]]))
     end = tall + rise + long * radius
     made.append(rod("neck", (0, 0, tall + rise - 0.001), (0, 0, end), neck, neck * d.free(0.75, 1.0)))
     kind = d.variant("cap", ("screw", "cork", "screw"), development=("ball",), held=("pump", "cone"))
@@ -246,7 +247,7 @@ def _monitor_foot(d: Draw, width: float, behind: float) -> list[Solid]:
         "oval": ring(24, half, half * 0.65),
         "wedge": np.array([[-1, -0.8], [1, -0.8], [0.4, 0.5], [-0.4, 0.5]]) * half,
     }[kind]
-    return [prism("foot", flat + [0, behind - 0.15 * half], 0, thick)]
+    return [prism("foot", np.add(flat, [0, behind - 0.15 * half]), 0, thick)]
 
 
 def airplane(d: Draw) -> list[Solid]:
@@ -279,7 +280,7 @@ def airplane(d: Draw) -> list[Solid]:
         turn = d.free(0, np.pi)
         for blade in turn + np.arange(3) * 2 * np.pi / 3:
             way = np.array([np.cos(blade), 0, np.sin(blade)]) * 1.9 * radius * long
-            made.append(rod("engine", (0, hub - radius * 0.7 * long, 0), way + [0, hub - radius * 0.7 * long, 0],
+            made.append(rod("engine", (0, hub - radius * 0.7 * long, 0), np.add(way, [0, hub - radius * 0.7 * long, 0]),
                             radius * 0.12 * long))  # fmt: skip
         return made
     if power == "rear":
@@ -341,7 +342,9 @@ def car(d: Draw) -> list[Solid]:
     share, rise = d.free(0.72, 0.92), belt + roof
     ends = []
     for z, front, back, half in ((belt - 0.03, begin, end, x * 0.96), (rise, top0, top1, x * share)):
-        ends.append([(-half, front * long, z), (half, front * long, z), (half, back * long, z), (-half, back * long, z)])
+        ends.append(
+            [(-half, front * long, z), (half, front * long, z), (half, back * long, z), (-half, back * long, z)]
+        )
     made.append(loft("cabin", *ends))
     if kind == "pickup":
         for s in (-1, 1):

@@ -1,12 +1,13 @@
 """Solids with a label: what the procedural objects are put together from; numpy only.
 
-Every surface is made of triangles and of bands (pieces of cones: walls of cylinders, discs, rings), from both of which points are
-drawn uniformly by area. Every solid also knows its signed distance, so that what lies inside another solid is left out and a test
-can check the points against the formula. Lengths are metres, z is up.
+Every surface is made of triangles and of bands (pieces of cones: walls of cylinders, discs, rings), from both of which points
+are drawn uniformly by area. Every solid also knows its signed distance, so that what lies inside another solid is left out and
+a test can check the points against the formula. Lengths are metres, z is up.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -18,14 +19,24 @@ __all__ = [
 ]  # fmt: skip
 
 Array = NDArray[Any]
+Rows = ArrayLike | Sequence[Any]
+"""Points one after the other, an array or a list of them."""
 
 
 class Samples(NamedTuple):
-    """Points on a surface: xyz (P, 3) m, unit outward normals (P, 3), and the index of the solid of each (P,)."""
+    """Points on a surface.
+
+    Attributes:
+        xyz: (P, 3) m.
+        normals: (P, 3) unit, outward.
+        solid: (P,) index of the solid each lies on.
+        spacing_m: Side of the square of surface that each stands for.
+    """
 
     xyz: Array
     normals: Array
     solid: Array
+    spacing_m: float
 
 
 class Solid(Protocol):
@@ -98,9 +109,7 @@ class Lathe:
         axis: (3,) direction of height.
     """
 
-    def __init__(
-        self, label: str, profile: ArrayLike, origin: ArrayLike = (0, 0, 0), axis: ArrayLike = (0, 0, 1)
-    ) -> None:
+    def __init__(self, label: str, profile: Rows, origin: ArrayLike = (0, 0, 0), axis: ArrayLike = (0, 0, 1)) -> None:
         self.label = label
         self.profile = np.asarray(profile, float)
         self.origin = np.asarray(origin, float)
@@ -144,7 +153,7 @@ class Tube:
         radius: m.
     """
 
-    def __init__(self, label: str, path: ArrayLike, radius: float) -> None:
+    def __init__(self, label: str, path: Rows, radius: float) -> None:
         self.label = label
         self.path = np.asarray(path, float)
         self.radius = radius
@@ -281,7 +290,7 @@ def sample(solids: Sequence[Solid], count: int, rng: np.random.Generator, *, hid
     xyz[~flat], normals[~flat] = _on_bands(bands[chosen[~flat] - len(triangles)], rng)
     solid = owner[chosen]
     kept = ~_buried(solids, xyz, solid, hidden * float(np.ptp(xyz, axis=0).max()))
-    return Samples(xyz[kept], normals[kept], solid[kept])
+    return Samples(xyz[kept], normals[kept], solid[kept], math.sqrt(float(share[-1]) / count))
 
 
 def _on_triangles(corners: Array, crossed: Array, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from effvision.models.pvcnn.shapes_solids import Samples, Solid, sample
 __all__ = ["Look", "PartCloud", "observe", "visible"]
 
 Array = NDArray[Any]
+_GAP = 2.0  # pixels of the depth buffer by the spacing of points: one in fifty is empty, and shows what lies behind
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def observe(
     drawn = sample(solids, round(points * (4.5 if partial else 2.0)) + 64, rng)
     turn, tilt, way = rng.uniform(-look.turn, look.turn), rng.uniform(0, 1) * look.tilt, rng.uniform(0, 2 * np.pi)
     frame = _about([np.cos(way), np.sin(way), 0.0], tilt) @ _about([0.0, 0.0, 1.0], turn)
-    drawn = Samples(drawn.xyz @ frame.T, drawn.normals @ frame.T, drawn.solid)
+    drawn = drawn._replace(xyz=drawn.xyz @ frame.T, normals=drawn.normals @ frame.T)
     size = float(np.ptp(drawn.xyz, axis=0).max())
     kept = np.ones(len(drawn.xyz), bool)
     if partial:
@@ -113,11 +114,12 @@ def visible(drawn: Samples, rng: np.random.Generator) -> Array:
     eye = middle + way * size * rng.uniform(1.2, 3.0)
     toward = eye - drawn.xyz
     depth = np.linalg.norm(toward, axis=1)
-    facing = (toward * drawn.normals).sum(axis=1) > 0.05 * depth
+    cosine = (toward * drawn.normals).sum(axis=1) / depth
+    facing = cosine > 0.05
     right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     up = np.cross(way, right)
-    apart = 1.3 * np.sqrt(4 / len(depth))  # sides of a pixel, by the size of the object: no gaps between points
-    scale = np.linalg.norm(eye - middle) / depth / (apart * size / 2)
+    pixel = _GAP * drawn.spacing_m
+    scale = np.linalg.norm(eye - middle) / depth / pixel
     columns = np.floor(-(toward @ right) * scale).astype(np.int64)
     rows = np.floor(-(toward @ up) * scale).astype(np.int64)
     columns -= columns.min() - 1
@@ -125,8 +127,12 @@ def visible(drawn: Samples, rng: np.random.Generator) -> Array:
     wide = int(columns.max()) + 2
     buffer = np.full((int(rows.max()) + 2, wide), np.inf)
     np.minimum.at(buffer, (rows, columns), depth)
-    seen = facing & (depth <= buffer[rows, columns] + 1.2 * apart * size / 2)
-    return seen if seen.sum() >= 32 else facing | seen
+    slope = np.sqrt(1 - np.minimum(cosine, 1) ** 2) / np.maximum(
+        cosine, 0.05
+    )  # depth that the surface gains in a pixel
+    seen = facing & (depth <= buffer[rows, columns] + pixel * np.minimum(0.3 + 1.5 * slope, 8))
+    nearest: Array = seen if np.count_nonzero(seen) >= 32 else facing
+    return nearest
 
 
 def _uneven(xyz: Array, points: int, strength: float, rng: np.random.Generator) -> Array:
@@ -144,4 +150,5 @@ def _about(axis: Sequence[float], angle: float) -> Array:
     """Rotation matrix (3, 3) about a unit axis (Rodrigues)."""
     x, y, z = axis
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    turn: Array = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+    return turn

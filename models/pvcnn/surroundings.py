@@ -6,12 +6,14 @@ surroundings are 3x3x3 small cells around that of the point, which takes sums ov
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from effvision.models.pvcnn.ground import cells_of
 
-__all__ = ["shapes_around"]
+__all__ = ["mean_around", "shapes_around"]
 
 Array = NDArray[np.float64]
 
@@ -32,21 +34,39 @@ def shapes_around(xyz: NDArray[np.floating], cell_m: float) -> Array:
     Returns:
         (P, 4) float64 in 0..1; zeros where fewer than four points lie around.
     """
+    keys, inverse, offset = _cells(xyz, cell_m)
+    columns = [np.ones(len(xyz)), *offset.T, *(offset[:, i] * offset[:, j] for i, j in _SIX)]
+    return _describe(_around(keys, _sums(columns, keys, inverse)))[inverse]
+
+
+def mean_around(xyz: NDArray[np.floating], cell_m: float, values: NDArray[Any]) -> Array:
+    """Return (P,): the mean of `values` (P,) over the points in the 3x3x3 cells around each point's own."""
+    keys, inverse, _ = _cells(xyz, cell_m)
+    columns = [np.ones(len(xyz)), np.asarray(values, np.float64)]
+    sums = _around(keys, _sums(columns, keys, inverse))
+    mean: Array = (sums[:, 1] / sums[:, 0])[inverse]
+    return mean
+
+
+def _cells(xyz: NDArray[np.floating], cell_m: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+    """Return the keys (V,) of the occupied cells in order, each point's (P,), and its place from its cell's middle (P, 3)."""
     reach = float(np.ptp(xyz, axis=0).max())
     cell_m = max(cell_m, reach / (2**_BITS - 4))
     cells, low = cells_of(xyz, cell_m)
     cells += 1  # so that no neighbour is negative
-    key = (cells[:, 0] << (2 * _BITS)) | (cells[:, 1] << _BITS) | cells[:, 2]
+    key: NDArray[np.int64] = (cells[:, 0] << (2 * _BITS)) | (cells[:, 1] << _BITS) | cells[:, 2]
     keys, inverse = np.unique(key, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    offset = (xyz - low) / cell_m - (cells - 0.5)  # from the middle of the cell, in cells: numbers near one
-    columns = [np.ones(len(xyz)), *offset.T, *(offset[:, i] * offset[:, j] for i, j in _SIX)]
-    sums = np.stack([np.bincount(inverse, weights=column, minlength=len(keys)) for column in columns], axis=1)
-    return _describe(_around(keys, sums))[inverse]
+    return keys, inverse.reshape(-1), (xyz - low) / cell_m - (cells - 0.5)  # in cells: numbers near one
+
+
+def _sums(columns: list[Array], keys: NDArray[np.int64], inverse: NDArray[np.int64]) -> Array:
+    """Return (V, A): the sums of A columns (P,) over the points of each cell."""
+    sums = [np.bincount(inverse, weights=column, minlength=len(keys)).astype(np.float64) for column in columns]
+    return np.stack(sums, axis=1)
 
 
 def _around(keys: NDArray[np.int64], sums: Array) -> Array:
-    """Add the sums (V, 10) of the 27 cells around each, moved to the middle of the one they are added for."""
+    """Add the sums (V, A) of the 27 cells around each; moments (V, 10) moved to the middle of the one they are added for."""
     total = np.zeros_like(sums)
     for dx in (-1, 0, 1):
         for dy in (-1, 0, 1):
@@ -54,7 +74,8 @@ def _around(keys: NDArray[np.int64], sums: Array) -> Array:
                 wanted = keys + ((dx << (2 * _BITS)) + (dy << _BITS) + dz)
                 place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
                 here = np.flatnonzero(keys[place] == wanted)
-                total[here] += _moved(sums[place[here]], (dx, dy, dz))
+                found = sums[place[here]]
+                total[here] += _moved(found, (dx, dy, dz)) if found.shape[1] == 10 else found
     return total
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from effvision.models.pvcnn.ground import heights_above_ground, spacing_of, without_low_outliers
-from effvision.models.pvcnn.surroundings import shapes_around
+from effvision.models.pvcnn.surroundings import mean_around, shapes_around
 
 Array = NDArray[np.float64]
 
@@ -77,7 +77,9 @@ def test_heights_do_not_depend_on_place_or_order() -> None:
     xyz, _, _ = scene(6.0, 50.0, 0.2)
     xyz = np.round(xyz * 64) / 64  # exact under the shift
     order = np.random.default_rng(2).permutation(len(xyz))
-    for here, there in zip(heights_above_ground(xyz), heights_above_ground(xyz[order] + [512.0, -256.0, 96.0]), strict=True):
+    for here, there in zip(
+        heights_above_ground(xyz), heights_above_ground(xyz[order] + [512.0, -256.0, 96.0]), strict=True
+    ):
         np.testing.assert_allclose(there, here[order], atol=1e-9)
 
 
@@ -116,6 +118,8 @@ def test_shapes_equal_a_search_of_every_cell() -> None:
             c, b, a = np.maximum(values, 0)
             expected[point] = [(a - b) / a, (b - c) / a, c / a, 1 - abs(vectors[2, 0])]
     np.testing.assert_allclose(shapes_around(xyz, 1.0), expected, atol=1e-6)
+    means = [xyz[(np.abs(cells - cell) <= 1).all(axis=1), 0].mean() for cell in cells]
+    np.testing.assert_allclose(mean_around(xyz, 1.0, xyz[:, 0]), means, atol=1e-9)
 
 
 def test_a_floor_is_level_and_a_wall_upright() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from effvision.clouds import Cloud
 from effvision.errors import InputError, RangeError
-from effvision.models.pvcnn.ground import heights_above_ground
+from effvision.models.pvcnn.ground import heights_above_ground, spacing_of
 from effvision.models.pvcnn.preparation import FEATURES, Scene, Spec, prepare
 
-SPEC = Spec(25.0, 2048, ("height_low", "height", "height_smooth", "intensity", "returns", "shape"))
+SPEC = Spec(25.0, 2048, ("height_low", "height", "height_smooth", "intensity", "returns", "echoes", "shape", "spacing"))
 ALL = Spec(25.0, 2048, tuple(FEATURES))
 
 
@@ -61,6 +61,7 @@ def test_features_equal_their_formulas() -> None:
         count = max(count, number)
         share = 1.0 if count == 1 else (number - 1) / (count - 1)
         assert row[where["returns"]] == pytest.approx([share, min(count - 1, 3) / 3], abs=1e-6)
+        assert row[where["spacing"]] == pytest.approx(0.5 * math.log2(spacing_of(cloud.xyz)), abs=1e-6)
         assert row[where["rgb"]] == pytest.approx(cloud.field("rgb")[point] / 255, abs=1e-6)
         x, y, z = (float(value) for value in cloud.field("normal")[point])
         length = math.sqrt(x * x + y * y + z * z)
@@ -102,7 +103,9 @@ def test_the_unit_of_the_intensity_does_not_matter() -> None:
     cloud = made()
     part = columns(SPEC)["intensity"]
     other = made(intensity=cloud.field("intensity").astype(np.float32) * np.float32(0.001))
-    np.testing.assert_allclose(prepare(other, SPEC).features[:, part], prepare(cloud, SPEC).features[:, part], atol=1e-4)
+    np.testing.assert_allclose(
+        prepare(other, SPEC).features[:, part], prepare(cloud, SPEC).features[:, part], atol=1e-4
+    )
     for constant in (0, 700):
         flat = prepare(made(intensity=np.full(3000, constant, np.uint16)), SPEC).features[:, part]
         assert not flat.any()
@@ -135,12 +138,12 @@ def test_impossible_values_are_refused() -> None:
 
 def test_a_spec_is_plain_data_and_comes_back() -> None:
     assert Spec.parse(SPEC.to_dict()) == SPEC
-    assert SPEC.channels == 3 + 3 + 1 + 2 + 4
+    assert SPEC.channels == 3 + 3 + 1 + 2 + 1 + 4 + 1
     plain = SPEC.to_dict()
     for change, message in (
         ({"block_m": 0}, "above 0"), ({"block_m": True}, "numbers"), ({"points": 1.5}, "whole"),
-        ({"features": "height"}, "a list"), ({"features": ["colour"]}, "height_low"), ({"features": ["rgb", "rgb"]}, "different"),
-        ({"more": 1}, "a preparation has"),
+        ({"features": "height"}, "a list"), ({"features": ["colour"]}, "height_low"),
+        ({"features": ["rgb", "rgb"]}, "different"), ({"more": 1}, "a preparation has"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             Spec.parse({**plain, **change})

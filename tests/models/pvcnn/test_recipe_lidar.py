@@ -17,7 +17,7 @@ from effvision.models.pvcnn import recipe_lidar
 from effvision.models.pvcnn.preparation import Spec
 from effvision.models.pvcnn.recipe import main
 from effvision.models.pvcnn.recipe_lidar import Settings, crossvalidate, train
-from effvision.models.pvcnn.recipe_lidar_data import CLASSES, IGNORED, Columns, alter, read_tiles, targets
+from effvision.models.pvcnn.recipe_lidar_data import CLASSES, IGNORED, Columns, alter, read_tiles, targets, thinned
 from effvision.models.pvcnn.recipe_lidar_evaluate import load_lidar, predict_scene, score_scene
 from effvision.models.pvcnn.recipe_lidar_network import SPEC, lidar_network
 
@@ -61,6 +61,12 @@ def test_an_altered_tile_keeps_points_and_labels_together_and_is_seeded() -> Non
         assert set(np.unique(first.field("label"))) <= {0, 1, 2, 3, 4}
     assert cloud.xyz.tobytes() == tile(0, 4000).xyz.tobytes()  # the tile itself stays as it is
     assert (cloud.field("label") == tile(0, 4000).field("label")).all()
+
+
+def test_a_thinned_tile_has_the_density_asked_for() -> None:
+    cloud = tile(0, 16000)  # ten a square metre
+    assert len(thinned(cloud, 2.0)) == pytest.approx(2.0 * 1600, rel=0.1)
+    assert thinned(cloud, 50.0) is cloud
 
 
 def test_batches_depend_on_seed_and_step_alone() -> None:
@@ -130,6 +136,7 @@ def test_cross_validation_leaves_out_each_tile_and_goes_on(tmp_path: Path) -> No
     total = crossvalidate(TILES, settings(tmp_path, steps=2))
     report = json.loads((tmp_path / "crossvalidation.json").read_text())
     assert set(report["folds"]) == set(TILES)
+    assert not report["thinned"]  # these have less than one point a square metre
     assert total.points == sum(fold["points"] for fold in report["folds"].values()) == 2 * (1500 - 20)
     before = (tmp_path / "without-tile-0" / "checkpoint.pt").stat().st_mtime_ns
     assert crossvalidate(TILES, settings(tmp_path, steps=2)).confusion.tolist() == total.confusion.tolist()
@@ -157,6 +164,8 @@ def test_the_command_scores_a_folder_of_tiles(tmp_path: Path, capsys: pytest.Cap
     assert read_tiles(tmp_path / "val")["a"].field("label").tolist() == cloud.field("label").tolist()
     weights = recipe_lidar.save_weights(lidar_network().state_dict(), tmp_path / "w.safetensors")
     command = ["lidar", "evaluate", str(weights), "--data", str(tmp_path), "--json", str(tmp_path / "r.json")]
+    assert main([*command, "--density", "0.5"]) == 0
+    assert 600 < json.loads((tmp_path / "r.json").read_text())["a"]["points"] < 1000
     assert main(command) == 0
     assert json.loads((tmp_path / "r.json").read_text())["a"]["points"] == 1480
     assert "mIoU" in capsys.readouterr().out
