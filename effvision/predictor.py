@@ -368,7 +368,7 @@ class Predictor(ABC):
         if frames is not None:
             with open_source(frames) as source:
                 examples = partial(examples, frames=[frame.image for frame in islice(source, _CHECKED_FRAMES)])
-        convert = converter(self, examples, half=half, int8=int8, opset=opset, notify=notify)
+        convert = converter(self, examples, half=half, int8=int8, opset=opset, batch=batch, notify=notify)
         return export_onnx(
             self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps, convert=convert
         )

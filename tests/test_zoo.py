@@ -167,13 +167,18 @@ def test_what_is_no_input_is_refused_with_our_own_error(card: Card) -> None:
 
 
 def _network(card: Card) -> tuple[str, str]:
-    return card.family, repr(sorted(card.network.items()))
+    """What makes the network another one: not its labels, nor how wide it is or how many frames it sees."""
+    parts = {key: 0 if type(value) in (int, float) else value for key, value in card.network.items()}
+    return card.family, repr(sorted(parts.items()))
+
+
+EXPORTED = {_network(card): card for card in CARDS}
 
 
 @needs_torch
 def test_exports_and_the_file_equals_pytorch(card: Card, tmp_path: Path) -> None:
-    if card is not next(other for other in CARDS if _network(other) == _network(card)):
-        pytest.skip("the same network as an earlier card's, with other labels")
+    if card is not (other := EXPORTED[_network(card)]):
+        pytest.skip(f"the same network as {other.name}")
     family, model = predictor_class(card.family), _model(card.name)
     assert model.runtime.name == "torch"
     report = model.export(tmp_path / "model.onnx", batch="dynamic" if model.streams else 1)
