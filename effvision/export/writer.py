@@ -80,16 +80,20 @@ def export_onnx(
             model, precision = convert(model, spec)
             _check_graph(model, opset)
         made[name] = _Made(model, {**check, "warnings": found, "opset": opset}, precision)
+    return _write(target, replace(metadata, graphs=graphs), made, started)
+
+
+def _write(target: Path, metadata: Metadata, made: dict[str, _Made], started: float) -> ExportReport:
     texts = [one.model.SerializeToString(deterministic=True) for one in made.values()]
     whole = hashlib.sha256(b"".join(texts)).hexdigest()
     reports = []
     with contextlib.ExitStack() as files:  # all are written before the first takes its place, the main one last
         for name, one in made.items():
-            said = replace(metadata, graphs=graphs, precision=one.precision.summary() if one.precision else {})
+            said = replace(metadata, precision=one.precision.summary() if one.precision else {})
             _set_metadata(one.model, said.with_check(one.check), name, whole)
             data = one.model.SerializeToString(deterministic=True)
             _check_written(data)
-            place = part_path(target, name, graphs)
+            place = part_path(target, name, metadata.graphs)
             files.enter_context(appearing(place)).write_bytes(data)
             reports.append(_report(place, one, data, time.perf_counter() - started))
     return replace(reports[0], parts=tuple(reports[1:]))
