@@ -122,7 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         help="compute on 8 bit integers, for processors or for TensorRT; refused if it is less accurate, or not faster here",
     )
     export.add_argument(
-        "--calibrate", metavar="SOURCE", nargs="+", help="recordings of what the model will see, to find int8's ranges"
+        "--calibrate",
+        metavar="SOURCE",
+        nargs="+",
+        help="recordings of what the model will see, to find int8's ranges: 192 steps in all, or 48 clips",
     )
     export.add_argument(
         "--labelled", metavar="DIR", type=Path, help="a folder with one folder of recordings a label, to judge int8 by"

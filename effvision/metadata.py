@@ -7,6 +7,7 @@ runtime is. Nothing here needs numpy, torch or onnx: exported kits parse the sam
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from effvision.errors import ModelFileError
 
 __all__ = [
+    "EXPORT_KEY",
     "GRAPH_KEY",
     "KEY",
     "ROWS",
@@ -30,9 +32,12 @@ __all__ = [
 KEY = "effvision"
 GRAPH_KEY = "effvision.graph"
 """Names which of the graphs a file holds, where the model has several: each is a file of its own with the same description."""
+EXPORT_KEY = "effvision.export"
+"""The same in all files of one export and in no other's: a digest over all its graphs."""
 SCHEMA = 1
 ROWS = "rows of "
 """Begins the name of an open axis whose size follows from others, such as those of tables made on the host."""
+_GRAPH_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # part of a file's name
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,8 @@ class Metadata:
             data["graphs"] = {name: _graph(graph) for name, graph in data["graphs"].items()}
             if not data["graphs"]:
                 raise ValueError("no graph")
+            if strange := [name for name in data["graphs"] if not _GRAPH_NAME.fullmatch(name)]:
+                raise ValueError(f"{strange[0]!r:.40} is no graph's name")
             for name in ("family", "card", "task", "licence", "weights_sha256", "version"):
                 _text(data.get(name, ""))
             for name in ("preprocess", "options", "check", "precision"):

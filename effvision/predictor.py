@@ -371,7 +371,7 @@ class Predictor(ABC):
         examples = self.example_inputs
         if frames is not None:
             examples = partial(examples, frames=self.real_inputs(frames))
-        convert = converter(self, examples, half=half, int8=int8, opset=opset, notify=notify)
+        convert = converter(self, examples, half=half, int8=int8, opset=opset, batch=batch, notify=notify)
         return export_onnx(
             self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps, convert=convert
         )

@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# Two threads wait for each other in a busy loop at every operator: where something else has one of the cores, a test takes
+# minutes instead of seconds. Before torch is imported, and for the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No verdict of hypothesis may depend on how fast the machine is, nor differ from one run to the next.
 settings.register_profile(
     "effvision", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]

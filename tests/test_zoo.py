@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="PyTorch is not installed
 
 def _by_name(card: Card) -> str:
     return card.name
+
+
+@pytest.fixture(scope="module", params=CARDS, ids=_by_name)
+def card(request: pytest.FixtureRequest) -> Card:
+    """Each card in turn; of this scope, so that all tests of one card follow each other and its model is made once."""
+    return request.param  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=2)
@@ -91,14 +98,12 @@ def test_the_bundled_exported_file_was_made_from_the_bundled_weights(card: Card)
     assert dict(exported.metadata.options) | dict(card.options) == dict(exported.metadata.options)
 
 
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_says_what_it_is(card: Card) -> None:
     assert card.summary and card.paper and card.licence and card.data
     assert len(card.class_names) == len(set(card.class_names)) > 1
     assert card.bundled or card.urls
 
 
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_predicts(card: Card, sample: Any) -> None:
     model = _model(card.name)
     result = model.predict(sample(card))
@@ -107,7 +112,6 @@ def test_predicts(card: Card, sample: Any) -> None:
         assert _plain(model.predict(sample(card))) == _plain(result)
 
 
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_streams_or_refuses_with_a_reason(card: Card, sample: Any) -> None:
     model = _model(card.name)
     if not model.streams:
@@ -116,11 +120,10 @@ def test_streams_or_refuses_with_a_reason(card: Card, sample: Any) -> None:
         return
     results = list(model.stream(sample(card), images=False))
     assert [result.index for result in results] == list(range(len(results)))
-    again = list(model.stream(sample(card), images=False))
-    assert [_plain(result) for result in again] == [_plain(result) for result in results]
+    again = list(islice(model.stream(sample(card), images=False), len(results) // 3))
+    assert [_plain(result) for result in again] == [_plain(result) for result in results[: len(again)]]
 
 
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_a_reset_forgets_everything(card: Card) -> None:
     model = _model(card.name)
     if not model.streams:
@@ -134,7 +137,6 @@ def test_a_reset_forgets_everything(card: Card) -> None:
     assert [_plain(result), *[_plain(session.update(frame)) for frame in frames[1:]]] == first
 
 
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_a_saved_session_goes_on_as_if_nothing_happened(card: Card, tmp_path: Path) -> None:
     model = _model(card.name)
     if not model.streams:
@@ -150,7 +152,6 @@ def test_a_saved_session_goes_on_as_if_nothing_happened(card: Card, tmp_path: Pa
     assert [file.name for file in tmp_path.iterdir()] == ["session.npz"]
 
 
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_what_is_no_input_is_refused_with_our_own_error(card: Card) -> None:
     model = _model(card.name)
     for bad in (
@@ -166,11 +167,21 @@ def test_what_is_no_input_is_refused_with_our_own_error(card: Card) -> None:
             model.predict(bad)
 
 
+def _network(card: Card) -> tuple[str, str]:
+    """What makes the network another one: not its labels, nor how wide it is or how many frames it sees."""
+    parts = {key: 0 if type(value) in (int, float) else value for key, value in card.network.items()}
+    return card.family, repr(sorted(parts.items()))
+
+
+EXPORTED = {_network(card): card for card in CARDS}
+
+
 @needs_torch
-@pytest.mark.parametrize("card", CARDS, ids=_by_name)
 def test_exports_and_the_file_equals_pytorch(card: Card, tmp_path: Path) -> None:
-    family = predictor_class(card.family)
-    model = family.from_pretrained(card.name, runtime="torch") if card.bundled else family.untrained(card.name)
+    if card is not (other := EXPORTED[_network(card)]):
+        pytest.skip(f"the same network as {other.name}")
+    family, model = predictor_class(card.family), _model(card.name)
+    assert model.runtime.name == "torch"
     report = model.export(tmp_path / "model.onnx", batch="dynamic" if model.streams else 1)
     exported = family.from_pretrained(report)
     assert exported.runtime.name == "onnx" and exported.metadata.labels == model.metadata.labels

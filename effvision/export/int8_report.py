@@ -38,6 +38,7 @@ class Int8Report:
         form: `cpu` or `tensorrt`; a file of one is not for the other.
         rule: How the ranges of the activations were chosen.
         rules: Relative rms error of the answers by each rule that was tried, before any layer was kept in float.
+        recordings: `given` by the caller, or `rendered` like the model's training data.
         calibration_steps: Steps of real streams the ranges come from.
         judged_steps: Steps of other streams, or other parts of them, for the figures below.
         same: Answers (the highest output) that equal the float model's, over `answers`.
@@ -58,6 +59,7 @@ class Int8Report:
     form: Form
     rule: Rule
     rules: Mapping[str, float]
+    recordings: str
     calibration_steps: int
     judged_steps: int
     same: int
@@ -84,7 +86,7 @@ class Int8Report:
         lines = [
             f"int8 for {'TensorRT' if self.form == 'tensorrt' else 'CPUs'}: {len(self.layers) - self.kept_float} of "
             f"{len(self.layers)} layers, ranges by {self.rule} (relative rms error by rule: {tried}) from "
-            f"{self.calibration_steps} steps",
+            f"{self.calibration_steps} {'rendered ' if self.recordings == 'rendered' else ''}steps",
             f"  {'':<10}{'float':>12}{'int8':>12}",
             f"  {'size':<10}{self.float_size / 1e6:>9.2f} MB{self.size / 1e6:>9.2f} MB",
         ]
@@ -99,7 +101,8 @@ class Int8Report:
             lines.append(f"  {'right':<10}" + "".join(f"{text:>12}" for text in both))
         lines.append(
             f"  answers equal to the float model's: {self.same} of {self.answers} ({self.same / max(1, self.answers):.1%}), "
-            f"relative rms error {self.relative_rms:.3f}, over {self.judged_steps} steps not calibrated on"
+            f"relative rms error {self.relative_rms:.3f}, over {self.judged_steps} steps not calibrated on, "
+            "by which the rule and the float layers were chosen too"
         )
         worst = ", ".join(
             f"{layer.name} {layer.error:.3f}{' (float)' if layer.kept_float else ''}" for layer in self.layers[:_SHOWN]
@@ -113,7 +116,7 @@ class Int8Report:
         return asdict(self)
 
     def summary(self) -> dict[str, Any]:
-        """Return what the file itself carries: everything but the list of layers and the clock."""
-        left_out = ("layers", "float_ms", "int8_ms", "time_ratio", "refused")
+        """Return what the file itself carries: everything but the list of layers and the clock, and why it was forced."""
+        left_out = ("layers", "float_ms", "int8_ms", "time_ratio", *(() if self.refused else ("refused",)))
         data = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {"int8": {**data, "kept_float": [layer.name for layer in self.layers if layer.kept_float]}}

@@ -39,6 +39,7 @@ Stream = list[Feed]
 LEAST_STEPS = 192  # two thirds to calibrate on
 LEAST_CLIPS = 48  # of graphs without a state, which take a whole clip at once
 MOST_STEPS = 768
+_MOST_BYTES = 1_000_000_000  # of recorded inputs and states, in memory
 _SHORT = 16  # fewer steps of a source show little of what its state becomes
 _ROUNDS, _BLOCK = 15, 8
 
@@ -50,15 +51,16 @@ class _Enough(Exception):
 class _Recorder(Runtime):
     """Passes everything on and keeps what the graph was given."""
 
-    def __init__(self, inner: Runtime, graph: str, most: int) -> None:
+    def __init__(self, inner: Runtime, graph: str, most: int, most_bytes: int) -> None:
         self.name, self.device, self.graphs = inner.name, inner.device, inner.graphs
         self.feeds: Stream = []
-        self._inner, self._graph, self._most = inner, graph, most
+        self._inner, self._graph, self._most, self._left = inner, graph, most, most_bytes
 
     def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
         if graph == self._graph:
-            if len(self.feeds) == self._most:
+            if len(self.feeds) == self._most or self._left < 0:
                 raise _Enough
+            self._left -= sum(int(array.nbytes) for array in arrays.values())
             self.feeds.append({name: _copy(array) for name, array in arrays.items()})  # states may be overwritten
         return self._inner.run(graph, arrays)
 
@@ -79,21 +81,33 @@ def record(predictor: Any, sources: Sequence[Any], graph: str) -> list[Stream]:
     """
     streams: list[Stream] = []
     most = max(_SHORT, MOST_STEPS // max(1, len(sources)))
+    left = _MOST_BYTES
     for source in _spread(sources, MOST_STEPS // _SHORT):
         most = min(most, MOST_STEPS - sum(len(stream) for stream in streams))
         if most == 0:
             break
-        recorder = _Recorder(predictor.runtime, graph, most)
+        share = left // max(1, min(len(sources), MOST_STEPS // _SHORT) - len(streams))
+        recorder = _Recorder(predictor.runtime, graph, most, share)
         with contextlib.suppress(_Enough):
             type(predictor)(recorder, predictor.metadata).predict(source)
         if recorder.feeds:
             streams.append(recorder.feeds)
+            left -= sum(array.nbytes for feed in recorder.feeds for array in feed.values())
+        if left <= 0:
+            break
     steps = sum(len(stream) for stream in streams)
-    least = LEAST_STEPS if predictor.metadata.graphs[graph].states else LEAST_CLIPS
+    streaming = bool(predictor.metadata.graphs[graph].states)
+    least = LEAST_STEPS if streaming else LEAST_CLIPS
     if steps < least:
+        if left <= 0:
+            raise InputError(
+                f"{steps} steps of this network's input fill {_MOST_BYTES / 1e9:g} GB, and int8 needs {least}\n"
+                "hint: quantise it for smaller pictures"
+            )
+        more = "more, or longer, recordings" if streaming else f"{least} or more recordings, one step each,"
         raise InputError(
             f"{len(sources)} sources gave {steps} steps of the network; int8 needs {least} or more to know which "
-            "numbers come through\nhint: give more, or longer, recordings of what the model will see"
+            f"numbers come through\nhint: give {more} of what the model will see"
         )
     first = predictor.metadata.graphs[graph].inputs[0].name
     if not any(feed[first].std() > 0 for stream in streams for feed in stream):

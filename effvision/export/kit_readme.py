@@ -123,12 +123,13 @@ def fill_readme(
         "PAD": " " * (len("clip.mp4 --save out.mp4   ") - len(f"{camera} --show")),
         "RATE": _rate(metadata.options),
         "STEPS": str(steps),
-        "FP32": _limits(tolerances["fp32"]),
-        "FP16": _limits(tolerances["fp16"]),
-        "INT8": _int8(metadata.precision, tolerances["int8"]),
+        "LIMITS": _all_limits(metadata.precision, tolerances),
         "PRECISION": _precision(metadata.precision),
         "TENSORRT": _TENSORRT.format(note=_note(target)) if jetson else "",
-        "CHECK": _check(metadata.check),
+        "CHECK": _check(
+            metadata.check, "The float32 graph it was made from" if metadata.precision else "Exported file"
+        ),
+        "ORDER": _order(metadata.precision),
         "VERIFIED": verified,
         "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
         "LICENCE": metadata.licence or "licence not stated",
@@ -154,8 +155,9 @@ def _precision(precision: Mapping[str, Any]) -> str:
     if "half" in precision:
         found = precision["half"]
         return (
-            f"\n- float16, compared with float32 here: {found['same']} of {found['answers']} answers equal, relative rms error "
-            f"{found['relative_rms']:.1e}."
+            f"\n- float16, compared with float32 on a processor, which computes most of it in float32 again: "
+            f"{found['same']} of {found['answers']} answers equal, relative rms error {found['relative_rms']:.1e}; the largest "
+            f"number on the way is {found['largest']:.3g}, and float16 ends at 65504."
         )
     if "int8" not in precision:
         return ""
@@ -170,11 +172,8 @@ def _precision(precision: Mapping[str, Any]) -> str:
         f"\n- int8 ({'for TensorRT' if found['form'] == 'tensorrt' else 'for processors'}), ranges by `{found['rule']}` from "
         f"{found['calibration_steps']} steps, {kept} layers left in float: {right}{found['same']} of {found['answers']} "
         f"answers equal float32's, relative rms error {found['relative_rms']:.3f}; computed here in ONNX Runtime."
+        + "".join(f" **Refused, and written all the same: {reason}.**" for reason in found.get("refused", ()))
     )
-
-
-def _int8(precision: Mapping[str, Any], limits: tuple[float, float]) -> str:
-    return f" (this int8 model: {_limits(limits)})" if "int8" in precision else ""
 
 
 def _note(target: Target) -> str:
@@ -182,9 +181,33 @@ def _note(target: Target) -> str:
     return f" The model is written for TensorRT {version} (opset {target.opset}); newer ones read it too."
 
 
-def _check(check: Mapping[str, Any]) -> str:
+def _all_limits(precision: Mapping[str, Any], tolerances: Mapping[str, tuple[float, float]]) -> str:
+    """Say by how much the outputs may differ from float32's."""
+    if "int8" in precision:
+        return f"{_limits(tolerances['int8'])} (int8)"
+    half = f"{_limits(tolerances['fp16'])}"
+    if "half" in precision:
+        return f"{half} (float16)"
+    return (
+        f"{_limits(tolerances['fp32'])} on the CPU, or {half} on a GPU, where float32 products are rounded to 10 bits "
+        "(TF32) or half precision is used"
+    )
+
+
+def _order(precision: Mapping[str, Any]) -> str:
+    start = "At its start the runner prints what ONNX Runtime offers"
+    if precision.get("int8", {}).get("form") == "cpu":
+        return f"{start}. This int8 model is for processors, so only the CPU is used."
+    return (
+        f"{start} and what is really used: TensorRT, CUDA and the CPU are tried in this\n"
+        "order, `--provider` asks for one of them and fails if it cannot be had. When nothing but the CPU is left it says\n"
+        "so loudly."
+    )
+
+
+def _check(check: Mapping[str, Any], what: str) -> str:
     found = (
-        f"equals PyTorch over {check['steps']} steps; largest difference {check['max_abs']:.1e}, "
+        f"{what} equals PyTorch over {check['steps']} steps; largest difference {check['max_abs']:.1e}, "
         f"relative rms {check['relative_rms']:.1e}."
     )
     return " ".join([found, *(f"Warning: {warning}." for warning in check.get("warnings", ()))])

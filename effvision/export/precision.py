@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from effvision.errors import DTypeError, InputError
+from effvision.errors import DTypeError, InputError, SourceError
 
-__all__ = ["FORMS", "NEWEST_OPSET", "RULES", "Form", "Int8", "Labelled", "Rule", "converter"]
+__all__ = ["FORMS", "JUDGED", "NEWEST_OPSET", "RULES", "Form", "Int8", "Labelled", "Rule", "converter"]
 
 Form = Literal["cpu", "tensorrt"]
 FORMS: tuple[Form, ...] = ("cpu", "tensorrt")
@@ -16,6 +18,8 @@ Rule = Literal["mse", "minmax", "percentile"]
 RULES: tuple[Rule, ...] = ("mse", "minmax", "percentile")
 Labelled = tuple[Any, str]
 """A source and the label it has."""
+JUDGED = ("classification", "segmentation")
+"""Tasks whose answer is the highest of the first output along axis 1."""
 NEWEST_OPSET = 17
 """Of int8 files: TensorRT 8.4 to 8.6 read no newer one, and a file for a CPU gains nothing from one."""
 
@@ -62,6 +66,27 @@ class Int8:
                 raise DTypeError(f"`labelled` holds (source, label) pairs; got {pair!r:.60}")
 
 
+def _check_model(predictor: Any, how: Int8) -> None:
+    """Refuse before any work what int8 has no judge for, labels of other models, and files that are not there."""
+    metadata = predictor.metadata
+    if metadata.task not in JUDGED or len(metadata.graphs) > 1:
+        what = f"{metadata.task} of {len(metadata.graphs)} graphs"
+        raise InputError(f"int8 is judged for {' and '.join(JUDGED)} of one graph; this model is {what}: keep float")
+    if unknown := list(dict.fromkeys(label for _, label in how.labelled or () if label not in metadata.labels)):
+        raise InputError(
+            f"the labels {', '.join(unknown[:5])} are none of the model's: {', '.join(metadata.labels[:8])} ...\n"
+            "hint: `effvision info` lists them"
+        )
+    names = [source for source in (*(how.calibration or ()), *(pair[0] for pair in how.labelled or ()))]
+    files = [str(name) for name in names if isinstance(name, (str, os.PathLike))]
+    for name in files:
+        if not ("://" in name or any(mark in name for mark in "*?[") or Path(name).expanduser().exists()):
+            raise SourceError(f"there is no recording {name}")
+    fitted = {str(name) for name in how.calibration or () if isinstance(name, (str, os.PathLike))}
+    if both := sorted(fitted & {str(pair[0]) for pair in how.labelled or ()}):
+        raise InputError(f"{both[0]} is given to calibrate on and to judge by\nhint: judge by other recordings")
+
+
 def converter(
     predictor: Any,
     examples: Any,
@@ -69,12 +94,13 @@ def converter(
     half: bool,
     int8: Int8 | Form | None,
     opset: int,
+    batch: int | str,
     notify: Callable[[str], None] | None = None,
 ) -> Callable[[Any, Any], tuple[Any, Any]] | None:
     """Return what makes the precision asked for of a float32 graph and its description; None for float32.
 
     Raises:
-        InputError: both at once, an unknown form, or an opset the form cannot have.
+        InputError: both at once, an unknown form, or an opset or batch the form cannot have.
     """
     if int8 is None:
         if not half:
@@ -83,17 +109,23 @@ def converter(
         def to_half(model: Any, spec: Any) -> tuple[Any, Any]:
             from effvision.export.half import make_half
 
-            return make_half(model, spec, examples)
+            return make_half(model, spec, examples, judged=predictor.metadata.task in JUDGED)
 
         return to_half
     if half:
         raise InputError(
-            "`half` and `int8` are two precisions\nhint: give one; TensorRT mixes int8 with float16 by itself"
+            "`half` and `int8` are two precisions\nhint: give one; TensorRT up to 10 mixes int8 with float16 by itself"
         )
     how = int8 if isinstance(int8, Int8) else Int8(int8)
     how.check()
+    _check_model(predictor, how)
     if isinstance(opset, int) and opset > NEWEST_OPSET:  # what is no number is refused by the export itself
         raise InputError(f"int8 files have opset {NEWEST_OPSET} or older; got {opset}")
+
+    if isinstance(batch, int) and batch > 1:
+        raise InputError(
+            f"int8 is calibrated one stream at a time; this export has {batch}\nhint: batch=1 or 'dynamic'"
+        )
 
     def to_int8(model: Any, spec: Any) -> tuple[Any, Any]:
         from effvision.export.int8 import make_int8

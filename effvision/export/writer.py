@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import io
 import logging
@@ -14,11 +15,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from effvision._files import as_path, sha256, write_bytes
+from effvision._files import appearing, as_path
 from effvision._optional import require
 from effvision.errors import EffvisionError, ExportError, InputError, SourceError
 from effvision.export.report import ExportReport, PrecisionReport
-from effvision.metadata import GRAPH_KEY, KEY, ROWS, GraphSpec, Metadata, TensorSpec, main_graph, part_path
+from effvision.metadata import (
+    EXPORT_KEY,
+    GRAPH_KEY,
+    KEY,
+    ROWS,
+    GraphSpec,
+    Metadata,
+    TensorSpec,
+    main_graph,
+    part_path,
+)
 from effvision.runtime import Runtime
 
 __all__ = ["export_onnx"]
@@ -80,16 +91,23 @@ def export_onnx(
             model, precision = convert(model, spec)
             _check_graph(model, opset)
         made[name] = _Made(model, {**check, "warnings": found, "opset": opset}, precision)
+    return _write(target, replace(metadata, graphs=graphs), made, started)
+
+
+def _write(target: Path, metadata: Metadata, made: dict[str, _Made], started: float) -> ExportReport:
+    texts = [one.model.SerializeToString(deterministic=True) for one in made.values()]
+    whole = hashlib.sha256(b"".join(texts)).hexdigest()
     reports = []
-    for name, one in reversed(made.items()):  # the file that names the others comes last
-        said = replace(metadata, graphs=graphs, precision=one.precision.summary() if one.precision else {})
-        _set_metadata(one.model, said.with_check(one.check), name)
-        data = one.model.SerializeToString(deterministic=True)
-        _check_written(data)
-        place = part_path(target, name, graphs)
-        write_bytes(place, data)
-        reports.append(_report(place, one, len(data), time.perf_counter() - started))
-    return replace(reports[-1], parts=tuple(reversed(reports[:-1])))
+    with contextlib.ExitStack() as files:  # all are written before the first takes its place, the main one last
+        for name, one in made.items():
+            said = replace(metadata, precision=one.precision.summary() if one.precision else {})
+            _set_metadata(one.model, said.with_check(one.check), name, whole)
+            data = one.model.SerializeToString(deterministic=True)
+            _check_written(data)
+            place = part_path(target, name, metadata.graphs)
+            files.enter_context(appearing(place)).write_bytes(data)
+            reports.append(_report(place, one, data, time.perf_counter() - started))
+    return replace(reports[0], parts=tuple(reports[1:]))
 
 
 class _Made(NamedTuple):
@@ -100,7 +118,7 @@ class _Made(NamedTuple):
     precision: PrecisionReport | None
 
 
-def _report(path: Path, made: _Made, size: int, seconds: float) -> ExportReport:
+def _report(path: Path, made: _Made, data: bytes, seconds: float) -> ExportReport:
     from effvision.export.opset import obtained_opset
 
     check = dict(made.check)
@@ -110,8 +128,8 @@ def _report(path: Path, made: _Made, size: int, seconds: float) -> ExportReport:
         opset=obtained_opset(made.model),
         ir=int(made.model.ir_version),
         nodes=len(made.model.graph.node),
-        size=size,
-        sha256=sha256(path),
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
         inputs=_shapes(made.model.graph.input),
         outputs=_shapes(made.model.graph.output),
         warnings=tuple(check.pop("warnings")),
@@ -284,13 +302,14 @@ def _compare(
     return compare(runtime, exported, examples, graph=spec.name, batches=batches, steps=steps)
 
 
-def _set_metadata(model: Any, metadata: Metadata, graph: str) -> None:
+def _set_metadata(model: Any, metadata: Metadata, graph: str, whole: str) -> None:
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, metadata.to_json()
     if len(metadata.graphs) > 1:
-        entry = model.metadata_props.add()
-        entry.key, entry.value = GRAPH_KEY, graph
+        for key, value in ((GRAPH_KEY, graph), (EXPORT_KEY, whole)):
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value
 
 
 def _check_written(data: bytes) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from effvision._files import as_path
 from effvision._optional import require
 from effvision.errors import InputError, ModelFileError, RuntimeFailure
-from effvision.metadata import GRAPH_KEY, KEY, GraphSpec, Metadata, main_graph, part_path
+from effvision.metadata import EXPORT_KEY, GRAPH_KEY, KEY, GraphSpec, Metadata, main_graph, part_path
 from effvision.runtime.base import Runtime
 from effvision.runtime.work import onnx_multiply_adds
 from effvision.state import Array
@@ -75,7 +75,7 @@ class OnnxRuntime(Runtime):
             if not paths[name].is_file():
                 raise ModelFileError(f"{path} is one part of a model; {paths[name].name} beside it is missing")
             sessions[name] = open_session(paths[name], device=device, threads=threads)
-            _check_part(sessions[name], metadata, name, paths[name])
+            _check_part(session, sessions[name], metadata, name, paths[name])
         runtime = cls(sessions, metadata.graphs, device=device)
         runtime._paths = paths
         return runtime, metadata
@@ -160,12 +160,14 @@ def held_graph(session: Any, metadata: Metadata) -> str:
     return str(said or main_graph(metadata.graphs))
 
 
-def _check_part(session: Any, metadata: Metadata, name: str, path: Path) -> None:
-    """Make sure that a part belongs to the model: the same weights, the same graphs."""
+def _check_part(main: Any, session: Any, metadata: Metadata, name: str, path: Path) -> None:
+    """Make sure that a part was written by the same export: another has other weights, or another precision."""
     part = read_metadata(session, where=str(path))
-    same = (part.graphs, part.weights_sha256, part.card) == (metadata.graphs, metadata.weights_sha256, metadata.card)
-    if not same or held_graph(session, part) != name:
-        raise ModelFileError(f"{path} is a part of another model\nhint: export the model again, all its files together")
+    exports = [one.get_modelmeta().custom_metadata_map.get(EXPORT_KEY) for one in (main, session)]
+    if exports[0] != exports[1] or part.graphs != metadata.graphs or held_graph(session, part) != name:
+        raise ModelFileError(
+            f"{path} is a part of another export\nhint: export the model again, all its files together"
+        )
 
 
 def read_metadata(session: Any, *, where: str) -> Metadata:

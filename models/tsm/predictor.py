@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 
 from effvision._files import sha256
-from effvision.cards import Card
+from effvision.cards import Card, get_card
 from effvision.errors import InputError, StateError, StreamingError
 from effvision.host.image import resize_crop
 from effvision.metadata import Metadata
@@ -300,8 +300,8 @@ class TSM(Predictor):
         from effvision.models.tsm.clips import LABELS
         from effvision.models.tsm.recipe_data import labelled_clips
 
-        if self.labels != tuple(LABELS):
-            return None
+        if not self.metadata.card or not get_card(self.metadata.card).bundled or self.labels != tuple(LABELS):
+            return None  # other weights, or labels alone, do not say what was trained on
         side = min(self.metadata.preprocess["size"])
         if purpose == "calibrate":  # long enough that the state comes from another motion
             clips = labelled_clips("train", _CALIBRATED, root=None, seed=1, frames=10, size=side, warm=6)

@@ -221,9 +221,11 @@ def test_more_spoilt_layers_than_may_stay_are_refused_with_the_numbers() -> None
 
 def test_without_labels_answers_that_differ_are_refused_and_force_makes_it_all_the_same() -> None:
     how = Int8("tensorrt", calibration=changing(9))
-    message = refused(lambda: make(how, "4", "8"), "answers differ", "1% allowed where no labels", kind=ExportError)
+    message = refused(
+        lambda: make(how, "4", "8"), "answers differ", "1% allowed where no labels judge", kind=ExportError
+    )
     made, report = make(replace(how, force=True), "4", "8")
-    assert find_form(made) == "tensorrt" and len(report.refused) == 1 and report.refused[0] in message
+    assert find_form(made) == "tensorrt" and len(report.refused) == 2 and report.refused[0] in message
     assert f"REFUSED: {report.refused[0]}" in str(report)
     assert report.same < 0.9 * report.answers and report.to_dict()["refused"] == report.refused
 
@@ -261,7 +263,7 @@ def recordings(tmp_path: Path) -> Path:
     return tmp_path / "judge"
 
 
-def test_a_folder_with_one_folder_a_label_judges(recordings: Path) -> None:
+def test_a_folder_with_one_folder_a_label_judges(recordings: Path, tmp_path: Path) -> None:
     found = labelled_folder(recordings)
     assert found == [(str(recordings / name / "one"), name) for name in sorted(COLOURS)]
     paths = [path for path, _ in found]
@@ -272,7 +274,9 @@ def test_a_folder_with_one_folder_a_label_judges(recordings: Path) -> None:
         labelled_folder(recordings)
     (recordings / "mauve" / "x.png").write_bytes(b"")
     refused(
-        lambda: make(Int8("cpu", calibration=changing(6), labelled=labelled_folder(recordings))),
+        lambda: colour_model().export(
+            tmp_path / "m.onnx", int8=Int8("cpu", calibration=changing(6), labelled=labelled_folder(recordings))
+        ),
         "the labels mauve are none of the model's: red, green, blue, dark",
         kind=InputError,
     )

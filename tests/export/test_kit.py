@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -38,10 +40,17 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KitReport]:
 
 
 @pytest.fixture(scope="module")
-def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kit of the default card."""
-    model = TSM.from_pretrained(CARD, runtime="torch")
-    return model.export_kit("jp62", tmp_path_factory.mktemp("bundled") / "kit").folder
+def command(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A kit of the default card that the command line wrote, and what it printed."""
+    place, printed = tmp_path_factory.mktemp("bundled") / "kit", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["export", CARD, "--target", "jetson-nano", "--out", str(place), "--json"]) == 0
+    return place, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def bundled(command: tuple[Path, str]) -> Path:
+    return command[0]
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------------------
@@ -371,10 +380,9 @@ def test_a_kit_that_its_target_would_compute_wrongly_is_refused(
 # --- the command line ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_a_kit_and_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = tmp_path / "kit"
-    assert main(["export", CARD, "--target", "jetson-nano", "--out", str(place), "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
+def test_the_command_writes_a_kit_and_reports_it(command: tuple[Path, str]) -> None:
+    place, printed = command
+    (line,) = printed.splitlines()
     report = json.loads(line)
     assert report["folder"] == str(place) and report["target"] == "jetson-nano"
     assert report["export"]["opset"] == 13 and report["device"]["predicted"] is True

@@ -66,11 +66,13 @@ def test_a_kit_says_what_its_model_computes_with(name: str, kits: dict[str, KitR
     said = {
         "int8": "int8 (for TensorRT), ranges by",
         "processor": "int8 (for processors), ranges by",
-        "fp16": "float16, compared with float32 here: ",
+        "fp16": "float16, compared with float32 on a processor",
         "fp32": "",
     }[name]
     assert said in text and "@" not in text.replace("@@", "").partition("## Checked")[2]
-    assert (" (this int8 model: 0.3 of the largest" in text) == (name in ("int8", "processor"))
+    limits = {"fp16": "square (float16);", "fp32": "on the CPU, or 0.05"}.get(name, "0.3 of the largest number")
+    assert limits in text and ("are tried in this" in text) == (name != "processor")
+    assert ("- Exported file equals PyTorch" in text) == (name == "fp32")
     assert list(block.get("precision", {})) == {"fp16": ["half"], "fp32": []}.get(name, ["int8"])
     assert find_form(onnx.load(folder / "model.onnx")) == KITS[name][1]
     if name in ("int8", "processor"):

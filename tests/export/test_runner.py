@@ -298,7 +298,8 @@ def test_providers_are_asked_for_in_order_and_the_one_used_is_printed(
     cache = str(
         folder / "engine_cache" / digest[:12]
     )  # ONNX Runtime would take an engine of other weights for this one's
-    assert options == {"trt_engine_cache_enable": "True", "trt_engine_cache_path": cache, "trt_fp16_enable": "True"}
+    switches = {"trt_engine_cache_enable": "True", "trt_fp16_enable": "True", "trt_int8_enable": "False"}
+    assert options == {**switches, "trt_engine_cache_path": cache}
     assert Path(cache).is_dir()
     told = capsys.readouterr().err
     assert f"onnxruntime 1.23.0 offers: {CPU}, {TRT}, {CUDA}" in told and f"used: {TRT}" in told

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from effvision.errors import ExportError, ModelFileError
 from effvision.export import export_onnx
+from effvision.export.half import make_half
 from effvision.metadata import GraphSpec, Metadata, StateSpec, TensorSpec
 from effvision.runtime.onnx import OnnxRuntime
 from effvision.runtime.torch import TorchRuntime
@@ -37,7 +38,7 @@ class Search(nn.Module):
         self.mix = nn.Linear(3, 4)
 
     def forward(self, points: Tensor, *states: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.mix(points) + states[0][:, None]
+        found = self.mix(points) + 0.25 * states[0][:, None]
         return found.transpose(1, 2), states[0] * 0.5 + found.mean(dim=1)
 
 
@@ -115,8 +116,27 @@ def test_a_part_alone_a_missing_one_and_one_of_another_model_are_refused(written
     other = Metadata("tsm", "", "matching", ("a", "b"), GRAPHS, {}, {}, weights_sha256="1" * 64)
     foreign = export_onnx(runtime(1), other, examples, tmp_path / "other.onnx", batch="dynamic")
     (tmp_path / "m-template.onnx").write_bytes(foreign.parts[0].path.read_bytes())
-    with pytest.raises(ModelFileError, match="a part of another model"):
+    with pytest.raises(ModelFileError, match="a part of another export"):
         OnnxRuntime.load(alone)
+
+
+def test_a_part_of_another_precision_of_the_same_weights_is_refused(written: Any, tmp_path: Path) -> None:
+    def halve(model: Any, spec: GraphSpec) -> Any:
+        return make_half(model, spec, examples, judged=False)
+
+    half = export_onnx(runtime(), METADATA, examples, tmp_path / "m.onnx", batch="dynamic", convert=halve)
+    OnnxRuntime.load(half)
+    half.parts[0].path.write_bytes(written.parts[0].path.read_bytes())
+    with pytest.raises(ModelFileError, match="a part of another export"):
+        OnnxRuntime.load(half)
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "C:x", "x" * 65])
+def test_a_graph_whose_name_is_no_part_of_a_files_name_is_refused(name: str) -> None:
+    block = json.loads(METADATA.to_json())
+    block["graphs"][name] = block["graphs"].pop("search")
+    with pytest.raises(ModelFileError, match="no graph's name"):
+        Metadata.from_json(json.dumps(block), where="m.onnx")
 
 
 def test_nothing_is_written_if_the_last_graph_fails(tmp_path: Path) -> None:

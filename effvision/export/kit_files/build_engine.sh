@@ -100,8 +100,10 @@ fi
 if [ "$major" -ge 11 ]; then
     half=--stronglyTyped
     [ "$major" -eq 11 ] || say "warning: TensorRT $major is newer than this script; taking the options of 11"
-    [ "$precision" = fp32 ] || [ "$model_has" != fp32 ] ||
-        say "note: TensorRT $major takes the precision from the model, which is float32; --fp16 writes a half precision kit"
+    case "$precision $model_has" in
+    "fp16 fp32") say "note: TensorRT $major takes the precision from the model, which is float32" ;;
+    "fp16 int8") say "note: TensorRT $major takes the precision from the model: int8, and float32 where it says nothing" ;;
+    esac
 elif [ "$model_has" = fp16 ]; then
     half=--fp16
     [ "$precision" = fp16 ] || say "note: this kit's model is in half precision already"

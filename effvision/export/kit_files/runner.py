@@ -126,6 +126,9 @@ class OnnxNetwork:
             "trt_fp16_enable": str(bool(fp16)),
             "trt_int8_enable": str("int8" in kit_precision()),
         }
+        if order[0][0] == "tensorrt" and "int8" in kit_precision():
+            # its optimiser would turn weights and their scales into a form that TensorRT 8 does not read
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         chosen = [(name, tensorrt) if short == "tensorrt" else name for short, name in order]
         if order[0][0] == "tensorrt":
             say("TensorRT builds its engine at the first start: minutes; it is kept in engine_cache/")
