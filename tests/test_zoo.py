@@ -176,6 +176,7 @@ EXPORTED = {_network(card): card for card in CARDS}
 
 
 @needs_torch
+@pytest.mark.timeout(900)
 def test_exports_and_the_file_equals_pytorch(card: Card, tmp_path: Path) -> None:
     if card is not (other := EXPORTED[_network(card)]):
         pytest.skip(f"the same network as {other.name}")
