@@ -29,7 +29,7 @@ help:  ## this list
 	@echo "make lint      ruff and mypy only"
 	@echo "make format    put the code into the form that lint asks for"
 	@echo "make bench     the quick benchmarks: ratios against named rivals on this machine"
-	@echo "make soak      the long benchmarks: thousands of frames, memory growth"
+	@echo "make soak      the long benchmarks: thousands of frames, memory growth, lag over minutes"
 	@echo "make train     make the bundled weights again (hours on two cores; goes on after an interruption)"
 	@echo "make rivals    the environment of the benchmarks' rivals, .venv-rivals"
 	@echo "make clean     remove what the other targets made, .venv too"
@@ -95,6 +95,7 @@ bench: preflight $(VENV)/.test-installed
 
 soak: preflight $(VENV)/.test-installed
 	@for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; $(PY) $$script || exit 1; done
+	EFFVISION_LAG_S=180 $(PY) -m pytest -q tests/sources/test_live.py -k slow_consumers
 
 train: preflight $(VENV)/.test-installed
 	$(PY) -m effvision.models.tsm.recipe train --out runs/motion $(TRAIN_ARGS)

@@ -103,6 +103,11 @@ class Metadata:
     precision: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
+    @property
+    def number_kind(self) -> str:
+        """What the layers compute with: `fp32`, `fp16` or `int8`."""
+        return "int8" if "int8" in self.precision else "fp16" if "half" in self.precision else "fp32"
+
     def to_json(self) -> str:
         """Return the block as stored: sorted keys, so that the same model gives the same bytes."""
         data = asdict(self)

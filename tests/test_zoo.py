@@ -118,8 +118,9 @@ def test_streams_or_refuses_with_a_reason(card: Card, sample: Any) -> None:
         with pytest.raises(StreamingError, match="hint: "):
             next(iter(model.stream(sample(card))))
         return
-    results = list(model.stream(sample(card), images=False))
-    assert [result.index for result in results] == list(range(len(results)))
+    some = None if card.bundled else 60  # the others are the same code with larger networks
+    results = list(islice(model.stream(sample(card), images=False), some))
+    assert results and [result.index for result in results] == list(range(len(results)))
     again = list(islice(model.stream(sample(card), images=False), len(results) // 3))
     assert [_plain(result) for result in again] == [_plain(result) for result in results[: len(again)]]
 
@@ -168,17 +169,16 @@ def test_what_is_no_input_is_refused_with_our_own_error(card: Card) -> None:
 
 
 def _network(card: Card) -> tuple[str, str]:
-    """What makes the network another one: not its labels, nor how wide it is or how many frames it sees."""
-    parts = {key: 0 if type(value) in (int, float) else value for key, value in card.network.items()}
-    return card.family, repr(sorted(parts.items()))
+    return card.family, repr(sorted(card.network.items()))
 
 
-EXPORTED = {_network(card): card for card in CARDS}
+EXPORTED = {_network(card): card for card in reversed(CARDS)}  # the first of those with the same settings
 
 
 @needs_torch
+@pytest.mark.timeout(900)
 def test_exports_and_the_file_equals_pytorch(card: Card, tmp_path: Path) -> None:
-    if card is not (other := EXPORTED[_network(card)]):
+    if card is not (other := EXPORTED[_network(card)]) and not card.bundled:
         pytest.skip(f"the same network as {other.name}")
     family, model = predictor_class(card.family), _model(card.name)
     assert model.runtime.name == "torch"

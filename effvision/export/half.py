@@ -6,21 +6,17 @@ file, and ONNX Runtime's CUDA provider always did. On a processor float16 is slo
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from effvision._optional import require
 from effvision.errors import ExportError
-from effvision.export._graphs import sort_nodes
-from effvision.export.int8_streams import Stream, agreement
+from effvision.export._graphs import copy_of, float_tensors, showing, tidy
+from effvision.export._quiet import quiet
+from effvision.export.agreement import Stream, agreement
 from effvision.metadata import GraphSpec
 from effvision.runtime.onnx import open_session
 
@@ -88,18 +84,12 @@ def make_half(
     """
     require("onnxruntime", extra="onnx")
     converter = require("onnxruntime.transformers.float16", extra="onnx")
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    with _quiet():
+    with quiet():  # tiny weights that round to zero are reported one by one; the comparison says whether they matter
         try:
-            half: ModelProto = converter.convert_float_to_float16(copy, keep_io_types=True)
+            half: ModelProto = converter.convert_float_to_float16(copy_of(model), keep_io_types=True)
         except Exception as error:  # the library raises kinds of its own
             raise ExportError(f"ONNX Runtime's converter cannot halve this graph: {error}") from error
-    sort_nodes(half)
-    for node in half.graph.node:
-        node.doc_string = ""
-    del half.graph.value_info[:]
-    half.producer_name, half.producer_version, half.ir_version = model.producer_name, "", model.ir_version
+    tidy(half, like=model)
     full, halved = (open_session(one.SerializeToString(deterministic=True), spin=False) for one in (model, half))
     batch = spec.inputs[0].shape[0]
     streams = _streams(spec, examples, steps, batch if isinstance(batch, int) else 1)
@@ -131,12 +121,7 @@ def _largest(model: ModelProto, spec: GraphSpec, streams: list[Stream]) -> tuple
 
     ONNX Runtime widens float16 to float32 on most processors, so an overflow does not show in the comparison.
     """
-    shown = ModelProto()
-    shown.CopyFrom(model)
-    there = {value.name for value in shown.graph.output}
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    floats = [value.name for value in inferred if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-    shown.graph.output.extend(helper.make_tensor_value_info(name, 1, None) for name in floats if name not in there)
+    shown = showing(model, sorted(float_tensors(model)))
     session = open_session(shown.SerializeToString(deterministic=True), spin=False)
     names = [output.name for output in session.get_outputs()]
     name, largest = "", 0.0
@@ -156,11 +141,3 @@ def _streams(spec: GraphSpec, examples: Any, steps: int, batch: int) -> list[Str
     return [
         [{**inputs, **zeros} for inputs in examples(spec.name, steps=steps, batch=batch, seed=seed)] for seed in (7, 8)
     ]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tiny weights that round to zero are reported one by one; the comparison says whether they matter."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

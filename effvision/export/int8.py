@@ -13,24 +13,16 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto
 
 from effvision._optional import require
 from effvision.errors import ExportError, InputError
+from effvision.export._graphs import copy_of, showing
+from effvision.export.agreement import Agreement, Feed, Stream, agreement
 from effvision.export.int8_graph import int8_layers, quantise, ranged_tensors
 from effvision.export.int8_ranges import Counts, Range
 from effvision.export.int8_report import Int8Report, Layer
-from effvision.export.int8_streams import (
-    Agreement,
-    Feed,
-    Stream,
-    agreement,
-    all_feeds,
-    count_right,
-    record,
-    split,
-    time_ratio,
-)
+from effvision.export.int8_streams import all_feeds, count_right, record, split, time_ratio
 from effvision.export.precision import RULES, Form, Int8, Labelled
 from effvision.metadata import GraphSpec
 from effvision.runtime.onnx import OnnxRuntime, open_session
@@ -71,11 +63,6 @@ def make_int8(
         ExportError: refused, with the numbers; or the graph cannot be quantised.
     """
     require("onnxruntime", extra="onnx")
-    batch = spec.inputs[0].shape[0]
-    if isinstance(batch, int) and batch != 1:
-        raise InputError(
-            f"int8 is calibrated one stream at a time; this export has {batch}\nhint: batch=1 or 'dynamic'"
-        )
     work = _Work(predictor, model, spec, how.form)
     notify("gathering streams")
     labelled = _labelled(predictor, how)
@@ -177,8 +164,7 @@ class _Work:
     """One float graph, its session, and what is tried with it."""
 
     def __init__(self, predictor: Any, model: ModelProto, spec: GraphSpec, form: Form) -> None:
-        self.model = ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copy_of(model)
         self.predictor, self.spec, self.form = predictor, spec, form
         self.layers = int8_layers(self.model)
         if not self.layers:
@@ -202,13 +188,8 @@ class _Work:
 
     def count(self, streams: Sequence[Stream]) -> Counts:
         """Run the float graph over recorded steps with every activation as an output."""
-        shown = ModelProto()
-        shown.CopyFrom(self.model)
         wanted = ranged_tensors(self.model)
-        given = {value.name for value in shown.graph.input}
-        for name in set(wanted) - given - {value.name for value in shown.graph.output}:
-            shown.graph.output.append(helper.make_tensor_value_info(name, 1, None))
-        session = _open(shown)
+        session = _open(showing(self.model, wanted))
         names = [output.name for output in session.get_outputs()]
 
         def tensors(feed: Feed) -> dict[str, np.ndarray]:

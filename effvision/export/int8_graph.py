@@ -9,21 +9,18 @@ Two forms, for two kinds of machine, which must not be mixed up:
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx.shape_inference
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from effvision._optional import require
 from effvision.errors import ExportError, MissingDependencyError
-from effvision.export._graphs import sort_nodes
+from effvision.export._graphs import copy_of, float_tensors, tidy
+from effvision.export._quiet import quiet
 from effvision.export.int8_ranges import Range
 from effvision.export.precision import Form
 
@@ -59,17 +56,9 @@ def _numbered(name: str) -> Iterator[str]:
 
 def ranged_tensors(model: ModelProto) -> list[str]:
     """Return the tensors whose range a quantised graph may need: float in- and outputs of every node that can be quantised."""
-    numbers = _float_tensors(model)
+    numbers = float_tensors(model)
     chosen = [node for node in model.graph.node if node.op_type in (*_WEIGHTED, *_BETWEEN)]
     return list(dict.fromkeys(name for node in chosen for name in (*node.input, *node.output) if name in numbers))
-
-
-def _float_tensors(model: ModelProto) -> set[str]:
-    """Return what is float32 and not constant; shapes, which are computed with Concat and Mul too, are not."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    values = [*graph.input, *graph.output, *graph.value_info]
-    constant = {tensor.name for tensor in graph.initializer}
-    return {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT} - constant
 
 
 def quantise(model: ModelProto, ranges: Mapping[str, Range], layers: Sequence[str], form: Form) -> ModelProto:
@@ -86,29 +75,19 @@ def quantise(model: ModelProto, ranges: Mapping[str, Range], layers: Sequence[st
         MissingDependencyError: the installed ONNX Runtime has no quantiser this code knows.
     """
     require("onnxruntime", extra="onnx")
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     if not layers:  # the library would take none for all
         return copy
     nodes = [*layers, *(_between(model, set(layers)) if form == "cpu" else [])]
     _part(copy, set(layers))
-    with _quiet():
+    with quiet():  # its advice is about its own command
         try:
             quantised = _library(copy, ranges, nodes, form)
         except MissingDependencyError:
             raise
         except Exception as error:  # the library raises kinds of its own
             raise ExportError(f"ONNX Runtime's quantiser cannot quantise this graph: {error}") from error
-    sort_nodes(quantised)
-    for node in quantised.graph.node:
-        node.doc_string = ""
-    del quantised.graph.value_info[:]
-    used = {node.domain for node in quantised.graph.node}
-    kept = [entry for entry in quantised.opset_import if entry.domain in ("", "ai.onnx") or entry.domain in used]
-    del quantised.opset_import[:]
-    quantised.opset_import.extend(kept)
-    quantised.ir_version = model.ir_version
-    quantised.producer_name, quantised.producer_version = model.producer_name, model.producer_version
+    tidy(quantised, like=model)
     check_form(quantised, form)
     return quantised
 
@@ -174,7 +153,7 @@ def _library(model: ModelProto, ranges: Mapping[str, Range], nodes: Sequence[str
 def _between(model: ModelProto, layers: set[str]) -> list[str]:
     """Return the nodes of `_BETWEEN` that lie between two quantised layers, whatever else lies there too."""
     producers = {output: node for node in model.graph.node for output in node.output}
-    numbers = _float_tensors(model)
+    numbers = float_tensors(model)
     constant = {tensor.name for tensor in model.graph.initializer}
     after: set[str] = set()  # nodes that a quantised layer's output reaches without passing another layer
     for node in model.graph.node:  # sorted as the ONNX format demands
@@ -252,20 +231,3 @@ def _zero_points(model: ModelProto) -> Iterator[tuple[NodeProto, int, bool]]:
             yield node, TensorProto.UINT8, True
         else:
             yield node, zero.data_type, not bool(numpy_helper.to_array(zero).any())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's advice about its own command away from the user's terminal; it uses the root logger."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        root.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            root.setLevel(level)
-            for handler in list(root.handlers):  # `logging.warning` adds one where there is none
-                if handler not in handlers:
-                    root.removeHandler(handler)

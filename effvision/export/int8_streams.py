@@ -1,4 +1,4 @@
-"""Real streams for quantisation: what a graph was given while its predictor worked, and how two graphs answer to it."""
+"""Real streams for quantisation: what a graph was given while its predictor worked, split, judged by labels and timed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import contextlib
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from effvision.errors import InputError
+from effvision.export.agreement import Feed, Stream
 from effvision.export.precision import Labelled
-from effvision.metadata import GraphSpec
 from effvision.results import Classification
 from effvision.runtime import Runtime
 from effvision.state import Array
@@ -22,10 +21,6 @@ __all__ = [
     "LEAST_CLIPS",
     "LEAST_STEPS",
     "MOST_STEPS",
-    "Agreement",
-    "Feed",
-    "Stream",
-    "agreement",
     "all_feeds",
     "count_right",
     "record",
@@ -33,9 +28,6 @@ __all__ = [
     "time_ratio",
 ]
 
-Feed = dict[str, np.ndarray]
-Stream = list[Feed]
-"""What one graph was given, step after step, its state included."""
 LEAST_STEPS = 192  # two thirds to calibrate on
 LEAST_CLIPS = 48  # of graphs without a state, which take a whole clip at once
 MOST_STEPS = 768
@@ -57,6 +49,7 @@ class _Recorder(Runtime):
         self._inner, self._graph, self._most, self._left = inner, graph, most, most_bytes
 
     def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph and keep what it was given; see `Runtime.run`."""
         if graph == self._graph:
             if len(self.feeds) == self._most or self._left < 0:
                 raise _Enough
@@ -65,6 +58,7 @@ class _Recorder(Runtime):
         return self._inner.run(graph, arrays)
 
     def multiply_adds(self, graph: str, batch: int) -> int:
+        """See `Runtime.multiply_adds`."""
         return self._inner.multiply_adds(graph, batch)
 
 
@@ -136,46 +130,6 @@ def split(streams: list[Stream]) -> tuple[list[Stream], list[Stream]]:
     cut = [max(1, len(stream) * 2 // 3) for stream in streams]
     pairs = list(zip(streams, cut, strict=True))
     return [stream[:at] for stream, at in pairs], [stream[at:] for stream, at in pairs if stream[at:]]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How near two graphs' answers are.
-
-    Attributes:
-        same: Answers (argmax of the first output) that are equal.
-        answers: All of them.
-        relative_rms: Root mean square of the difference of the first output over that of the output.
-    """
-
-    same: int
-    answers: int
-    relative_rms: float
-
-    @property
-    def share(self) -> float:
-        """`same` over `answers`."""
-        return self.same / max(1, self.answers)
-
-
-def agreement(reference: Any, other: Any, streams: Iterable[Stream], spec: GraphSpec) -> Agreement:
-    """Run two sessions over streams, each carrying its own state from where the stream begins."""
-    same = answers = 0
-    squares = total = 0.0
-    for stream in streams:
-        states: list[Feed] = [{s.input: stream[0][s.input] for s in spec.states} for _ in range(2)]
-        for feed in stream:
-            found = []
-            for place, session in enumerate((reference, other)):
-                given = {**feed, **states[place]}
-                outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, given), strict=True))
-                states[place] = {s.input: outputs[s.output] for s in spec.states}
-                found.append(np.asarray(outputs[spec.outputs[0].name], np.float64))
-            wanted, got = found
-            same += int((wanted.argmax(1) == got.argmax(1)).sum())
-            answers += int(wanted.argmax(1).size)
-            squares, total = squares + float(((wanted - got) ** 2).sum()), total + float((wanted**2).sum())
-    return Agreement(same, answers, (squares / total) ** 0.5 if total else 0.0)
 
 
 def count_right(predictor: Any, runtime: Runtime, labelled: Sequence[Labelled]) -> int:

@@ -149,8 +149,7 @@ def _check_precision(target: Target, half: bool, int8: Any) -> None:
     """Refuse what the target's hardware has not, or has in another form."""
     if int8 is None:
         return
-    how = int8 if isinstance(int8, Int8) else Int8(int8)
-    how.check()
+    how = Int8.of(int8)
     if not target.int8:
         raise InputError(
             f"{target.devices.partition(',')[0]} and its like under {target.title} have no int8 units: it would not be faster\n"
@@ -216,7 +215,7 @@ def _fill(folder: Path, exported: ExportReport, target: Target, golden: dict[str
     _write(folder / "golden.npz", packed.getvalue())
     release = "" if target.tensorrt is None else ".".join(map(str, target.tensorrt))
     for name in [*_PROGRAMS, *(_TENSORRT_PROGRAMS if target.tensorrt else ())]:
-        text = _template(name).replace("@TENSORRT@", release).replace("@PRECISION@", _precision(metadata))
+        text = _template(name).replace("@TENSORRT@", release).replace("@PRECISION@", metadata.number_kind)
         _write(folder / name, text.encode())
         if name in ("runner.py", "build_engine.sh"):
             os.chmod(folder / name, os.stat(folder / name).st_mode | 0o111)
@@ -238,10 +237,6 @@ def _fill(folder: Path, exported: ExportReport, target: Target, golden: dict[str
     _write(folder / "README.md", text.encode())
     sizes = {name: (folder / name).stat().st_size for name in sorted([*files, "README.md"])}
     return KitReport(folder, target.name, sizes, exported, verified, device)
-
-
-def _precision(metadata: Metadata) -> str:
-    return "int8" if "int8" in metadata.precision else "fp16" if "half" in metadata.precision else "fp32"
 
 
 def _predicted(device: DeviceReport) -> str:

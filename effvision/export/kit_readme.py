@@ -70,14 +70,19 @@ _ANY = """\
 
 On a Jetson write the kit with that board's `--target`: its README names what to install there."""
 
+_NUMBERS = {
+    "fp32": "in half precision unless `--fp32`",
+    "fp16": "in half precision, as the model is",
+    "int8": "on int8 where the model says so and in half precision elsewhere, unless `--fp32`",
+}
 _TENSORRT = """
 ## TensorRT
 
 Two ways. With an ONNX Runtime that has TensorRT nothing is to be done: at its first start the runner builds an engine (minutes;
-kept in `engine_cache/`), in half precision unless `--fp32`. Without ONNX Runtime:
+kept in `engine_cache/`), {numbers}. Without ONNX Runtime:
 
     sudo apt-get install libnvinfer-bin python3-libnvinfer
-    ./build_engine.sh                                       # finds trtexec and its version; half precision unless --fp32
+    ./build_engine.sh                                       # finds trtexec and its version
     python3 runner.py --engine model.engine --verify golden.npz
     python3 runner.py --engine model.engine --source csi://0
 
@@ -125,7 +130,7 @@ def fill_readme(
         "STEPS": str(steps),
         "LIMITS": _all_limits(metadata.precision, tolerances),
         "PRECISION": _precision(metadata.precision),
-        "TENSORRT": _TENSORRT.format(note=_note(target)) if jetson else "",
+        "TENSORRT": _TENSORRT.format(note=_note(target), numbers=_NUMBERS[metadata.number_kind]) if jetson else "",
         "CHECK": _check(
             metadata.check, "The float32 graph it was made from" if metadata.precision else "Exported file"
         ),

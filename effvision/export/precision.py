@@ -43,6 +43,13 @@ class Int8:
     rule: Rule | None = None
     force: bool = False
 
+    @classmethod
+    def of(cls, asked: Int8 | Form) -> Int8:
+        """Take a form's name for its defaults, and check; errors as `check`."""
+        how = asked if isinstance(asked, Int8) else cls(asked)
+        how.check()
+        return how
+
     def check(self) -> None:
         """Raise what is wrong before any work.
 
@@ -116,8 +123,7 @@ def converter(
         raise InputError(
             "`half` and `int8` are two precisions\nhint: give one; TensorRT up to 10 mixes int8 with float16 by itself"
         )
-    how = int8 if isinstance(int8, Int8) else Int8(int8)
-    how.check()
+    how = Int8.of(int8)
     _check_model(predictor, how)
     if isinstance(opset, int) and opset > NEWEST_OPSET:  # what is no number is refused by the export itself
         raise InputError(f"int8 files have opset {NEWEST_OPSET} or older; got {opset}")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import io
-import logging
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from effvision._files import appearing, as_path
 from effvision._optional import require
 from effvision.errors import EffvisionError, ExportError, InputError, SourceError
+from effvision.export._quiet import quiet
 from effvision.export.report import ExportReport, PrecisionReport
 from effvision.metadata import (
     EXPORT_KEY,
@@ -180,7 +178,7 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
     results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
     try:
-        with _quiet():
+        with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
                 module,
                 arguments,
@@ -226,26 +224,6 @@ def _name_axes(model: Any, spec: GraphSpec) -> None:
         for axis, name in zip(value.type.tensor_type.shape.dim, said.get(value.name, ()), strict=False):
             if isinstance(name, str) and name.startswith(ROWS) and axis.dim_param:
                 axis.dim_param = name
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines and deprecation notes of its own code away from the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _clean(model: Any, opset: int) -> list[str]:

@@ -80,7 +80,7 @@ def small_sample(kind: str, seed: int = 0) -> Cloud:
         return _sample_object(seed)
     if kind == "room":
         room = sample_room(seed)
-        return room.select((room.xyz[:, :2] < 1.4).all(axis=1))  # a corner: one column
+        return room.select(np.all(room.xyz[:, :2] < 1.4, axis=1))  # a corner: one column
     return sample_cloud(seed, side_m=24.0, points_per_m2=2.0)
 
 

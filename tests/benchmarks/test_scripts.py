@@ -50,6 +50,7 @@ KEYS = {
 }
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),  # two threads, as the figures are meant: minutes where something else has a core
     pytest.mark.skipif(
         not all(find_spec(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")),
         reason="exporting needs PyTorch, ONNX and ONNX Runtime",

@@ -26,6 +26,7 @@ from waiting import best_of_three
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/it"),
 ]
 

@@ -121,9 +121,9 @@ def test_trap_1_pytorch_still_writes_that_note(tmp_path: Path) -> None:
         def forward(self, x: Any, index: Any) -> Any:
             return torch.zeros(2, 4).scatter_reduce(1, index, x, "mean", include_self=False)
 
-    from effvision.export.writer import _quiet
+    from effvision.export._quiet import quiet
 
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             Mean(), (torch.ones(2, 8), torch.zeros(2, 8, dtype=torch.int64)), dynamo=True, verbose=False
         )

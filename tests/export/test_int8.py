@@ -15,13 +15,14 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from colours import COLOURS, changing, clip, colour_model, steady, trace_once
+from colours import COLOURS, changing, clip, colour_model, hurry, steady
 from effvision import TSM
 from effvision.errors import DTypeError, EffvisionError, ExportError, InputError, SourceError
 from effvision.export import Int8, int8, int8_streams
+from effvision.export.agreement import agreement
 from effvision.export.int8_graph import find_form
 from effvision.export.int8_report import Int8Report
-from effvision.export.int8_streams import agreement, record, split, time_ratio
+from effvision.export.int8_streams import record, split, time_ratio
 from effvision.export.precision import FORMS, RULES, Form
 from effvision.metadata import GraphSpec
 from effvision.runtime.onnx import OnnxRuntime, open_session
@@ -35,10 +36,7 @@ real_time_ratio = time_ratio
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer steps are enough, and so small a network counts as faster: what it really takes says nothing."""
-    trace_once(monkeypatch)
-    monkeypatch.setattr(int8_streams, "LEAST_STEPS", ENOUGH)
-    monkeypatch.setattr(int8, "time_ratio", lambda first, second, feeds: (0.5, 2.0, 1.0))
+    hurry(monkeypatch)
 
 
 @lru_cache
@@ -61,6 +59,20 @@ def make(how: Int8, *spoilt: str, **options: Any) -> tuple[ModelProto, Int8Repor
 
 def session(graph: ModelProto) -> Any:
     return open_session(graph.SerializeToString())
+
+
+def test_answers_where_there_should_be_nothing_but_zeros_are_far_off() -> None:
+    _, graph, spec = float_graph()
+    silent = ModelProto()
+    silent.CopyFrom(graph)
+    for tensor in silent.graph.initializer:
+        if len(tensor.dims) and tensor.data_type == 1:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), tensor.name))
+    zeros = {state.input: np.zeros((1, *state.shape), np.float32) for state in spec.states}
+    frame = changing(1)[0][:1].transpose(0, 3, 1, 2).astype(np.float32)
+    stream = [{spec.inputs[0].name: frame, **zeros}]
+    assert agreement(session(silent), session(graph), [stream], spec).relative_rms == np.inf
+    assert agreement(session(silent), session(silent), [stream], spec).relative_rms == 0
 
 
 def answers(graph: ModelProto, spec: GraphSpec, source: np.ndarray) -> np.ndarray:

@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from colours import COLOURS, changing, clip, colour_model, steady, trace_once
+from colours import COLOURS, changing, clip, colour_model, hurry, steady
 from effvision import TSM, Predictor
 from effvision.cli import main
 from effvision.errors import InputError, ModelFileError, SourceError
-from effvision.export import ExportReport, Int8, int8, int8_streams
+from effvision.export import ExportReport, Int8
 from effvision.export.device_check import check_device
 from effvision.export.int8_graph import find_form
 from effvision.metadata import Metadata
@@ -29,17 +29,9 @@ from refusals import refused
 CARD = "tsm-mobilenetv2-motion"
 
 
-def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer steps are enough, and so small a network counts as faster: what it really takes says nothing."""
-    trace_once(monkeypatch)
-    monkeypatch.setattr(int8_streams, "LEAST_STEPS", 24)
-    monkeypatch.setattr(int8_streams, "LEAST_CLIPS", 6)
-    monkeypatch.setattr(int8, "time_ratio", lambda first, second, feeds: (0.5, 2.0, 1.0))
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    patch(monkeypatch)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +39,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExportReport]:
     """The float file and one of each form."""
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        patch(monkeypatch)
+        hurry(monkeypatch)
         made = {"float": colour_model().export(folder / "float.onnx")}
         for form in ("cpu", "tensorrt"):
             how = Int8(form, calibration=changing(6), labelled=steady())  # type: ignore[arg-type]

@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 import pytest
 
-from colours import changing, colour_model, steady, trace_once
+from colours import changing, colour_model, hurry, steady
 from effvision.cli import main
 from effvision.errors import ExportError, InputError
-from effvision.export import Int8, KitReport, int8, int8_streams
+from effvision.export import Int8, KitReport
 from effvision.export.int8_graph import find_form
 from kits import loaded, run_kit, tensorrt
 from refusals import refused
@@ -25,15 +25,9 @@ CARD = "tsm-mobilenetv2-motion"
 KITS = {"int8": ("jp62", "tensorrt"), "processor": ("onnx", "cpu"), "fp16": ("jp62", None), "fp32": ("jp62", None)}
 
 
-def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-    trace_once(monkeypatch)
-    monkeypatch.setattr(int8_streams, "LEAST_STEPS", 24)
-    monkeypatch.setattr(int8, "time_ratio", lambda first, second, feeds: (0.5, 2.0, 1.0))
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    patch(monkeypatch)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +35,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KitReport]:
     folder = tmp_path_factory.mktemp("kits")
     made = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        patch(monkeypatch)
+        hurry(monkeypatch)
         for name, (target, form) in KITS.items():
             how: Any = None if form is None else Int8(form, calibration=changing(6), labelled=steady())  # type: ignore[arg-type]
             made[name] = colour_model().export_kit(target, folder / name, half=name == "fp16", int8=how)

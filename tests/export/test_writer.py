@@ -197,9 +197,9 @@ class Mean(nn.Module):
 
 
 def test_trap_2_pytorch_still_ignores_the_opset_and_our_file_has_it(tmp_path: Path) -> None:
-    from effvision.export.writer import _quiet
+    from effvision.export._quiet import quiet
 
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             Planted(Mean()), (torch.zeros(1, 4, 8),), dynamo=True, opset_version=17, verbose=False
         )
