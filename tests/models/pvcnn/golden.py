@@ -68,4 +68,6 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
             module.get_buffer("running_var").uniform_(0.5, 1.5, generator=generator)
         elif isinstance(weight, nn.Parameter):
             weight.data.normal_(0, (2 / weight[0].numel()) ** 0.5, generator=generator)
+            if getattr(module, "bias", None) is not None:
+                module.bias.data.normal_(0, 0.2, generator=generator)
     return network.eval()

@@ -56,10 +56,10 @@ def channels(network: Any) -> int:
 
 def export(graph: Any, network: Any, opset: int) -> Any:
     from effvision.export.opset import to_opset
-    from effvision.export.writer import _quiet
+    from effvision.export._quiet import quiet
 
     example = given(graph, cloud(2, channels(network), 40, 12, 1.0), None if excites(network) else 1)
-    with _quiet():
+    with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
         program = torch.onnx.export(
             graph.eval(),
             tuple(torch.from_numpy(array) for array in example.values()),
