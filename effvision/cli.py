@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from effvision.errors import CardError, EffvisionError, InputError
+from effvision.options import add_bench, add_demo, add_export, add_run, natural
 
 __all__ = ["main"]
 
@@ -66,12 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     run = add(
         "run", _run, "Run a model on cameras, videos, pictures, clouds of points or folders; print what it answers."
     )
-    _run_options(run)
+    add_run(run)
 
     export = add(
         "export", _export, "Write an ONNX file or a device's kit that runs without PyTorch, checked against it."
     )
-    _export_options(export)
+    add_export(export)
 
     check = add("jetson-check", _jetson_check, "Predict what a device's TensorRT makes of any ONNX file; nothing runs.")
     check.add_argument("model", help="an .onnx file, of this package or another")
@@ -80,17 +81,17 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     bench = add("bench", _bench, "Time the steps of a model on this machine; of two models side by side with --vs.")
-    _bench_options(bench)
+    add_bench(bench)
 
     sample = add("sample", _sample, "Generate a sample input file for a model; nothing is downloaded.")
-    sample.add_argument("model", nargs="?", help="a card's name (default: the first)")
+    sample.add_argument("model", nargs="?", help="a card's name (default: the first that takes such files)")
     sample.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help="the file to write, sample.mp4 or sample.ply"
     )
-    sample.add_argument("--seed", type=_natural, default=0, help="another seed, another picture (default: 0)")
+    sample.add_argument("--seed", type=natural, default=0, help="another seed, another picture (default: 0)")
 
     demo = add("demo", _demo, "Serve the live page: camera, files and samples in the browser.")
-    _demo_options(demo)
+    add_demo(demo)
 
     add(
         "doctor",
@@ -98,124 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         "Check this machine: libraries, runtimes, cameras; name what is missing and the line that installs it.",
     )
     return parser
-
-
-def _model_options(command: argparse.ArgumentParser, *, files: str) -> None:
-    """Add which model, and what it runs in."""
-    command.add_argument("model", help=f"a card's name (`effvision list`), {files}")
-    command.add_argument("--card", help="the card whose settings a checkpoint file has")
-    command.add_argument("--runtime", choices=("torch", "onnx"), help="default: the exported file where there is one")
-    command.add_argument("--device", default="cpu", help="cpu, cuda, mps, tensorrt, coreml, openvino (default: cpu)")
-    command.add_argument("--threads", type=_positive, help="threads inside an operator (default: all cores)")
-
-
-def _run_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of `effvision run`."""
-    _model_options(command, files="a checkpoint or an exported .onnx file")
-    command.add_argument(
-        "source",
-        nargs="+",
-        help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together. For "
-        "models of clouds: files of points, folders, globs",
-    )
-    command.add_argument(
-        "--save",
-        metavar="FILE",
-        type=Path,
-        help="write the annotated video (.mp4, .avi) or picture (.jpg, .png), or the labelled cloud (.ply, .npz, .png, .json); "
-        "for several sources a folder",
-    )
-    command.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
-    command.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
-    command.add_argument(
-        "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
-    )
-
-
-def _export_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of `effvision export`."""
-    command.add_argument("model", help="a card's name or a checkpoint file")
-    command.add_argument("--card", help="the card whose settings a checkpoint file has")
-    command.add_argument(
-        "--out", metavar="PATH", type=Path, required=True, help="the file to write, or with --target the kit's folder"
-    )
-    command.add_argument(
-        "--target",
-        help="write a kit for jetson-nano, jp51, jp60, jp62, jp72 (JetPack 4.6 to 7.2) or onnx (any machine)",
-    )
-    command.add_argument(
-        "--frames", metavar="SOURCE", help="a video or folder of real frames, or clouds, for the check"
-    )
-    command.add_argument("--batch", type=_batch, help="streams per call, or 'dynamic' (default: 1); not with --target")
-    command.add_argument("--opset", type=_natural, help="13 to 20 (default: 17); not with --target")
-    command.add_argument(
-        "--form",
-        choices=("scatter", "tables"),
-        help="of models of clouds: for ONNX Runtime and TensorRT 10 (default), or with voxel tables made on the host",
-    )
-    command.add_argument("--fp16", action="store_true", help="compute in half precision, for GPUs")
-    command.add_argument(
-        "--int8",
-        choices=("cpu", "tensorrt"),
-        help="compute on 8 bit integers, for processors or for TensorRT; refused if it is less accurate, or not faster here",
-    )
-    command.add_argument(
-        "--calibrate",
-        metavar="SOURCE",
-        nargs="+",
-        help="recordings of what the model will see, to find int8's ranges: 192 steps in all, or 48 clips",
-    )
-    command.add_argument(
-        "--labelled", metavar="DIR", type=Path, help="a folder with one folder of recordings a label, to judge int8 by"
-    )
-    command.add_argument("--force", action="store_true", help="write an int8 file even if it is refused")
-
-
-def _bench_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of `effvision bench`."""
-    _model_options(command, files="or an exported .onnx file")
-    command.add_argument("--vs", metavar="MODEL", help="another card or file, timed in turns with the first")
-    command.add_argument("--streams", type=_positive, default=1, help="streams per call (default: 1)")
-    command.add_argument(
-        "--providers", metavar="LIST", help="devices in order of preference, such as tensorrt,cuda,cpu"
-    )
-    command.add_argument("--runs", type=_positive, default=100, help="timed steps (default: 100)")
-    command.add_argument("--warmup", type=_positive, default=10, help="steps before timing (default: 10)")
-
-
-def _demo_options(command: argparse.ArgumentParser) -> None:
-    """Add the options of `effvision demo`."""
-    command.add_argument(
-        "model", nargs="?", default="tsm-mobilenetv2-motion", help="a card (default: tsm-mobilenetv2-motion)"
-    )
-    command.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 for the whole network (default: this machine only)"
-    )
-    command.add_argument("--port", type=_natural, default=7860, help="0 takes a free one (default: 7860)")
-    command.add_argument(
-        "--certificate",
-        nargs=2,
-        metavar=("CERT.pem", "KEY.pem"),
-        help="serve https: browsers give a page on another machine no camera without it",
-    )
-    command.add_argument("--browser", action="store_true", help="open it in this machine's browser")
-
-
-def _positive(text: str) -> int:
-    value = _natural(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more; got {value}")
-    return value
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}")
-    return int(text)
-
-
-def _batch(text: str) -> Any:
-    return text if text == "dynamic" else _positive(text)
 
 
 def _emit(data: Any) -> None:
@@ -475,7 +358,12 @@ def _on_first_device(options: argparse.Namespace, model: str) -> Any:
 def _sample(options: argparse.Namespace) -> int:
     from effvision.cards import get_card, list_cards, predictor_class
 
-    card = get_card(options.model) if options.model else list_cards()[0]
+    if options.model:
+        card = get_card(options.model)
+    else:  # the first whose samples are such files
+        suffix, cards = options.out.suffix.lower(), list_cards()
+        fitting = (card for card in cards if predictor_class(card.family).sample_suffix == suffix)
+        card = next(fitting, cards[0])
     path = predictor_class(card.family).write_sample(options.out, card=card.name, seed=options.seed)
     if options.json:
         _emit({"file": str(path), "bytes": path.stat().st_size})

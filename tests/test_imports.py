@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("export", "incremental", "metrics", "runtime", "sources", "viz"),
     ("cards", "checkpoints", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
-    ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "running", "running_clouds"),
+    ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "options", "running", "running_clouds"),
 )
 
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.

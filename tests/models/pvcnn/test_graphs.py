@@ -55,8 +55,8 @@ def channels(network: Any) -> int:
 
 
 def export(graph: Any, network: Any, opset: int) -> Any:
-    from effvision.export.opset import to_opset
     from effvision.export._quiet import quiet
+    from effvision.export.opset import to_opset
 
     example = given(graph, cloud(2, channels(network), 40, 12, 1.0), None if excites(network) else 1)
     with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):

@@ -1,0 +1,128 @@
+"""The options of each command of the command line, and what their values may be."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_bench", "add_demo", "add_export", "add_run", "natural"]
+
+
+def _add_model(command: argparse.ArgumentParser, *, files: str) -> None:
+    """Add which model, and what it runs in."""
+    command.add_argument("model", help=f"a card's name (`effvision list`), {files}")
+    command.add_argument("--card", help="the card whose settings a checkpoint file has")
+    command.add_argument("--runtime", choices=("torch", "onnx"), help="default: the exported file where there is one")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, mps, tensorrt, coreml, openvino (default: cpu)")
+    command.add_argument("--threads", type=_positive, help="threads inside an operator (default: all cores)")
+
+
+def add_run(command: argparse.ArgumentParser) -> None:
+    """Add the options of `effvision run`."""
+    _add_model(command, files="a checkpoint or an exported .onnx file")
+    command.add_argument(
+        "source",
+        nargs="+",
+        help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together. For "
+        "models of clouds: files of points, folders, globs",
+    )
+    command.add_argument(
+        "--save",
+        metavar="FILE",
+        type=Path,
+        help="write the annotated video (.mp4, .avi) or picture (.jpg, .png), or the labelled cloud (.ply, .npz, .png, .json); "
+        "for several sources a folder",
+    )
+    command.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
+    command.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
+    command.add_argument(
+        "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
+    )
+
+
+def add_export(command: argparse.ArgumentParser) -> None:
+    """Add the options of `effvision export`."""
+    command.add_argument("model", help="a card's name or a checkpoint file")
+    command.add_argument("--card", help="the card whose settings a checkpoint file has")
+    command.add_argument(
+        "--out", metavar="PATH", type=Path, required=True, help="the file to write, or with --target the kit's folder"
+    )
+    command.add_argument(
+        "--target",
+        help="write a kit for jetson-nano, jp51, jp60, jp62, jp72 (JetPack 4.6 to 7.2) or onnx (any machine)",
+    )
+    command.add_argument(
+        "--frames", metavar="SOURCE", help="a video or folder of real frames, or clouds, for the check"
+    )
+    command.add_argument("--batch", type=_batch, help="streams per call, or 'dynamic' (default: 1); not with --target")
+    command.add_argument("--opset", type=natural, help="13 to 20 (default: 17); not with --target")
+    command.add_argument(
+        "--form",
+        choices=("scatter", "tables"),
+        help="of models of clouds: for ONNX Runtime and TensorRT 10 (default), or with voxel tables made on the host",
+    )
+    command.add_argument("--fp16", action="store_true", help="compute in half precision, for GPUs")
+    command.add_argument(
+        "--int8",
+        choices=("cpu", "tensorrt"),
+        help="compute on 8 bit integers, for processors or for TensorRT; refused if it is less accurate, or not faster here",
+    )
+    command.add_argument(
+        "--calibrate",
+        metavar="SOURCE",
+        nargs="+",
+        help="recordings of what the model will see, to find int8's ranges: 192 steps in all, or 48 clips",
+    )
+    command.add_argument(
+        "--labelled", metavar="DIR", type=Path, help="a folder with one folder of recordings a label, to judge int8 by"
+    )
+    command.add_argument("--force", action="store_true", help="write an int8 file even if it is refused")
+
+
+def add_bench(command: argparse.ArgumentParser) -> None:
+    """Add the options of `effvision bench`."""
+    _add_model(command, files="or an exported .onnx file")
+    command.add_argument("--vs", metavar="MODEL", help="another card or file, timed in turns with the first")
+    command.add_argument("--streams", type=_positive, default=1, help="streams per call (default: 1)")
+    command.add_argument(
+        "--providers", metavar="LIST", help="devices in order of preference, such as tensorrt,cuda,cpu"
+    )
+    command.add_argument("--runs", type=_positive, default=100, help="timed steps (default: 100)")
+    command.add_argument("--warmup", type=_positive, default=10, help="steps before timing (default: 10)")
+
+
+def add_demo(command: argparse.ArgumentParser) -> None:
+    """Add the options of `effvision demo`."""
+    command.add_argument(
+        "model", nargs="?", default="tsm-mobilenetv2-motion", help="a card (default: tsm-mobilenetv2-motion)"
+    )
+    command.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 for the whole network (default: this machine only)"
+    )
+    command.add_argument("--port", type=natural, default=7860, help="0 takes a free one (default: 7860)")
+    command.add_argument(
+        "--certificate",
+        nargs=2,
+        metavar=("CERT.pem", "KEY.pem"),
+        help="serve https: browsers give a page on another machine no camera without it",
+    )
+    command.add_argument("--browser", action="store_true", help="open it in this machine's browser")
+
+
+def _positive(text: str) -> int:
+    value = natural(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more; got {value}")
+    return value
+
+
+def natural(text: str) -> int:
+    """Return the whole number, 0 or more, that an option's value must be."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}")
+    return int(text)
+
+
+def _batch(text: str) -> Any:
+    return text if text == "dynamic" else _positive(text)
