@@ -143,7 +143,7 @@ class VolumeConv(nn.Conv3d):
         return convolve_volume(grid, self.weight, self.bias)
 
 
-class _Excite(nn.Module):
+class Excite(nn.Module):
     """Squeeze and excitation of a voxel grid: each channel is scaled by what the means of all say (Hu et al., CVPR 2018)."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
@@ -193,7 +193,7 @@ class PVConv(nn.Module):
                 nn.BatchNorm3d(outputs, eps=1e-4),
                 nn.LeakyReLU(0.1, inplace=True),
             ]
-        self.voxel_layers = nn.Sequential(*layers, *([_Excite(outputs)] if excite else []))
+        self.voxel_layers = nn.Sequential(*layers, *([Excite(outputs)] if excite else []))
         self.point_features = PointwiseMLP(inputs, outputs)
         self.channels = outputs
 

@@ -384,7 +384,7 @@ def test_a_lost_or_swapped_state_is_caught(tmp_path: Path) -> None:
             return (logits, *kept)
 
     broken = model()
-    broken.runtime.modules["step"] = Forgetful(broken.runtime.modules["step"])  # type: ignore[attr-defined]
+    broken.runtime.traced["step"] = Forgetful(broken.runtime.modules["step"])  # type: ignore[attr-defined]
     with pytest.raises(ExportError, match="differs from PyTorch: `state_"):
         broken.export(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
