@@ -69,7 +69,7 @@ def _lidar(options: argparse.Namespace) -> None:
     settings = Settings(options.out, steps=options.steps, seed=options.seed)
     if options.command == "crossvalidate":
         settings.out.mkdir(parents=True, exist_ok=True)
-        crossvalidate(tiles, settings)
+        crossvalidate(tiles, settings, only=options.only)
     else:
         print(train(tiles, settings))
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, required=True, help="folder of checkpoints, weights and reports")
         command.add_argument("--steps", type=int, default=steps)
         command.add_argument("--seed", type=int, default=0)
+    commands.choices["crossvalidate"].add_argument("--only", metavar="TILE", help="leave out this one alone")
     test = commands.add_parser("evaluate", help="measure a weights file on whole tiles")
     test.add_argument("weights", type=Path)
     test.add_argument("--split", choices=("train", "val"), default="val")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,17 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from effvision._files import write_bytes, write_text
+from effvision._files import write_text
 from effvision.clouds import Cloud
-from effvision.errors import CheckpointError
+from effvision.errors import CheckpointError, InputError
 from effvision.metrics import SegmentationScores
 from effvision.models.pvcnn.network import PVCNN
 from effvision.models.pvcnn.preparation import Spec
 from effvision.models.pvcnn.recipe_lidar_data import CLASSES, IGNORED, Columns, thinned
 from effvision.models.pvcnn.recipe_lidar_evaluate import load_lidar, score_scene
 from effvision.models.pvcnn.recipe_lidar_network import SPEC, lidar_network
+from effvision.models.pvcnn.recipe_loop import decayed, follow, keep, kept, save_weights
 
-__all__ = ["Settings", "crossvalidate", "save_weights", "train"]
+__all__ = ["Settings", "crossvalidate", "train"]
 
 THIN = 1.0
 """Points a square metre at which left-out tiles are scored a second time."""
@@ -89,7 +89,7 @@ def train(tiles: Mapping[str, Cloud], settings: Settings, *, title: str = "train
     torch.manual_seed(settings.seed)
     network = lidar_network(settings.spec)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(decayed(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
     start, losses = _resume(settings, sorted(tiles), network, average, optimiser)
     columns = Columns(tiles, settings.spec, settings.seed, settings.columns)
     network.train()
@@ -98,26 +98,34 @@ def train(tiles: Mapping[str, Cloud], settings: Settings, *, title: str = "train
     for step in range(start, settings.steps):
         torch.manual_seed(settings.seed * 1_000_003 + step)  # of the dropout
         loss = _step(network, optimiser, columns, step, settings)
-        _follow(average, network, min(settings.average, (1 + step) / (10 + step)))
+        follow(average, network, min(settings.average, (1 + step) / (10 + step)))
         losses.append(round(loss, 4))
         bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
         bar.update()
         if (step + 1) % settings.every == 0 or step + 1 == settings.steps:
-            _save(settings, sorted(tiles), step + 1, network, average, optimiser, losses)
+            keep(
+                settings.out, network, average, optimiser,
+                settings=settings.fixed(), tiles=sorted(tiles), step=step + 1, losses=losses,
+            )  # fmt: skip
     bar.close()
     print(f"{title}: {settings.steps - start} steps, {(time.process_time() - began) / 60:.1f} CPU minutes in this run")
     return save_weights(average, settings.out / "weights.safetensors")
 
 
-def crossvalidate(tiles: Mapping[str, Cloud], settings: Settings) -> SegmentationScores:
-    """Leave out each tile in turn, train on the others, score it; folds that are done are read again.
+def crossvalidate(tiles: Mapping[str, Cloud], settings: Settings, *, only: str | None = None) -> SegmentationScores:
+    """Leave out each tile in turn, or `only` this one, train on the others, score it; folds that are done are read again.
 
     Returns:
         The points of all left-out tiles together; `crossvalidation.json` in `settings.out` holds every fold.
+
+    Raises:
+        InputError: there is no such tile.
     """
+    if only is not None and only not in tiles:
+        raise InputError(f"there is no tile {only!r:.80}; there are {', '.join(sorted(tiles))}")
     total: SegmentationScores | None = None
     report: dict[str, Any] = {"settings": settings.fixed(), "folds": {}, "thinned": {}}
-    for name in sorted(tiles, reverse=True):
+    for name in sorted(tiles, reverse=True) if only is None else (only,):
         others = {other: cloud for other, cloud in tiles.items() if other != name}
         out = settings.out / f"without-{name}"
         weights = train(others, replace(settings, out=out), title=f"without {name}")
@@ -138,18 +146,6 @@ def crossvalidate(tiles: Mapping[str, Cloud], settings: Settings) -> Segmentatio
     return total
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
-    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; the file appears whole."""
-    from safetensors.torch import save
-
-    kept = {
-        name: value.half().contiguous().cpu()
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    return write_bytes(path, save(kept))
-
-
 def _step(network: PVCNN, optimiser: torch.optim.Optimizer, columns: Columns, step: int, settings: Settings) -> float:
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, settings)
@@ -168,36 +164,6 @@ def _step(network: PVCNN, optimiser: torch.optim.Optimizer, columns: Columns, st
     return float(loss.detach())
 
 
-def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only."""
-    wide = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": wide, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
-            else:
-                average[name].copy_(value)
-
-
-def _save(
-    settings: Settings, tiles: list[str], step: int, network: nn.Module, average: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer, losses: list[float],
-) -> None:  # fmt: skip
-    """Write the checkpoint under another name first: a kill while writing leaves the old one whole."""
-    beside = settings.out / "checkpoint.tmp"
-    content = {
-        "settings": settings.fixed(), "tiles": tiles, "step": step, "network": network.state_dict(),
-        "average": average, "optimiser": optimiser.state_dict(), "losses": losses,
-    }  # fmt: skip
-    torch.save(content, beside)
-    os.replace(beside, settings.out / "checkpoint.pt")
-
-
 def _resume(
     settings: Settings, tiles: list[str], network: nn.Module, average: dict[str, Tensor],
     optimiser: torch.optim.Optimizer,
@@ -211,8 +177,5 @@ def _resume(
             f"{path} belongs to a run on {content['tiles']} with {content['settings']}; this one is on {tiles} with "
             f"{settings.fixed()}\nhint: give the same options to go on with it, or another --out"
         )
-    network.load_state_dict(content["network"])
-    for name, value in content["average"].items():
-        average[name].copy_(value)
-    optimiser.load_state_dict(content["optimiser"])
+    kept(content, network, average, optimiser)
     return int(content["step"]), list(content["losses"])

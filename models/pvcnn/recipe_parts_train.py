@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from effvision._files import write_bytes
 from effvision.errors import CheckpointError, InputError
 from effvision.models.pvcnn.network import PVCNN, PointNet
+from effvision.models.pvcnn.recipe_loop import decayed, follow, keep, kept, save_weights
 from effvision.models.pvcnn.recipe_parts_data import Batches
 from effvision.models.pvcnn.shapes import IGNORED, LABELS
 from effvision.models.pvcnn.stages import Stage
 
-__all__ = ["NETWORKS", "STAGES", "PartSettings", "part_network", "save_weights", "train_parts"]
+__all__ = ["NETWORKS", "STAGES", "PartSettings", "part_network", "train_parts"]
 
 STAGES = (Stage(64, 1, 24), Stage(128, 2, 12), Stage(512, 1, None), Stage(1024, 1, None))
 """The ShapeNet layout of the paper with three quarters of the voxels a side and half of the last channels."""
@@ -105,7 +103,7 @@ def train_parts(settings: PartSettings) -> Path:
     torch.manual_seed(settings.seed)
     network = part_network(settings.network)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(decayed(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
     start, seconds, losses = _resume(settings, network, average, optimiser)
     batches = Batches(settings.seed, settings.clouds)
     network.train()
@@ -114,26 +112,17 @@ def train_parts(settings: PartSettings) -> Path:
     for step in range(start, settings.steps):
         torch.manual_seed(settings.seed * 1_000_003 + step)  # of the dropout
         losses.append(round(_step(network, optimiser, batches, step, settings), 4))
-        _follow(average, network, min(settings.average, (1 + step) / (10 + step)))
+        follow(average, network, min(settings.average, (1 + step) / (10 + step)))
         bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
         bar.update()
         if (step + 1) % settings.every == 0 or step + 1 == settings.steps:
-            _save(settings, step + 1, time.process_time() - began, network, average, optimiser, losses)
+            keep(
+                settings.out, network, average, optimiser, settings=settings.fixed(), step=step + 1,
+                seconds=time.process_time() - began, losses=losses,
+            )  # fmt: skip
     bar.close()
     print(f"{settings.network}: {settings.steps} steps, {(time.process_time() - began) / 60:.1f} CPU minutes in all")
     return save_weights(average, settings.out / "weights.safetensors")
-
-
-def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
-    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; the file appears whole."""
-    from safetensors.torch import save
-
-    kept = {
-        name: value.half().contiguous().cpu()
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    return write_bytes(path, save(kept))
 
 
 def _step(
@@ -148,36 +137,6 @@ def _step(
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimiser.step()
     return float(loss.detach())
-
-
-def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only."""
-    wide = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": wide, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
-            else:
-                average[name].copy_(value)
-
-
-def _save(
-    settings: PartSettings, step: int, seconds: float, network: nn.Module, average: dict[str, Tensor],
-    optimiser: torch.optim.Optimizer, losses: list[float],
-) -> None:  # fmt: skip
-    """Write the checkpoint under another name first: a kill while writing leaves the old one whole."""
-    beside = settings.out / "checkpoint.tmp"
-    content = {
-        "settings": settings.fixed(), "step": step, "seconds": seconds, "network": network.state_dict(),
-        "average": average, "optimiser": optimiser.state_dict(), "losses": losses,
-    }  # fmt: skip
-    torch.save(content, beside)
-    os.replace(beside, settings.out / "checkpoint.pt")
 
 
 def _resume(
@@ -195,8 +154,5 @@ def _resume(
             f"{path} belongs to a run with {content['settings']}; this one has {settings.fixed()}\n"
             "hint: give the same options to go on with it, or another --out"
         )
-    network.load_state_dict(content["network"])
-    for name, value in content["average"].items():
-        average[name].copy_(value)
-    optimiser.load_state_dict(content["optimiser"])
+    kept(content, network, average, optimiser)
     return int(content["step"]), float(content["seconds"]), list(content["losses"])

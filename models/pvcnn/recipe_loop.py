@@ -1,0 +1,64 @@
+"""What both trainings do around a step: weight decay, the moving average, checkpoints, the written weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from effvision._files import write_bytes
+
+__all__ = ["decayed", "follow", "keep", "kept", "save_weights"]
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
+    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; the file appears whole."""
+    from safetensors.torch import save
+
+    left = {
+        name: value.half().contiguous().cpu()
+        for name, value in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return write_bytes(path, save(left))
+
+
+def decayed(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Return an optimiser's groups of parameters: weight decay for matrices only."""
+    wide = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    return [{"params": wide, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Move the average a step towards the network, in place; counters are copied."""
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+
+def keep(
+    folder: Path, network: nn.Module, average: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, **more: Any
+) -> None:
+    """Write `checkpoint.pt` under another name first: a kill while writing leaves the old one whole."""
+    beside = folder / "checkpoint.tmp"
+    content = {"network": network.state_dict(), "average": dict(average), "optimiser": optimiser.state_dict(), **more}
+    torch.save(content, beside)
+    os.replace(beside, folder / "checkpoint.pt")
+
+
+def kept(
+    content: Mapping[str, Any], network: nn.Module, average: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> None:
+    """Put the contents of a checkpoint that `keep` wrote back in their places."""
+    network.load_state_dict(content["network"])
+    for name, value in content["average"].items():
+        average[name].copy_(value)
+    optimiser.load_state_dict(content["optimiser"])
