@@ -7,7 +7,7 @@ Each card is exported twice by `effvision export CARD --out FILE.onnx`, each tim
     export_s           seconds of the whole command, import of PyTorch and check against it included; the slower of the two
     identical          the two files are equal byte for byte
 
-Then each is quantised to int8 as `effvision export --int8` does, refused or not:
+Then each whose family has int8 is quantised as `effvision export --int8` does, refused or not:
 
     int8_time          time of a step on int8 (`--int8 cpu`) over float32's, in turns; above 0.97 the export is refused
     int8_size          bytes of that file over the float32 one's
@@ -90,8 +90,10 @@ def quantised(model: Predictor, how: Int8, path: Path) -> Int8Report:
 
 
 def measure_int8(card: Card, folder: Path, *, smoke: bool) -> tuple[list[Figure], dict[str, Any]]:
-    """Quantise one card in both forms."""
+    """Quantise one card in both forms, where the family has int8: it does where it brings labelled examples to judge by."""
     model = Predictor.from_pretrained(card.name, runtime="torch")
+    if model.rendered_examples("judge") is None:
+        return [], {"refused": "this family has no int8"}
     few: dict[str, Any] = {}
     if smoke:
         clips = [clip for clip, _ in islice(model.rendered_examples("calibrate") or (), 12)]
