@@ -35,6 +35,7 @@ import torch
 from _machine import Figure, main
 
 from effvision.cards import Card, list_cards
+from effvision.checkpoints import find_weights, read_checkpoint
 from effvision.export import Int8
 from effvision.export.int8_report import Int8Report
 from effvision.predictor import Predictor
@@ -43,10 +44,10 @@ EXPORT_LIMITS_S = {"tsm": 20.0}
 
 
 def parameter_bytes(card: Card) -> int:
-    """Bytes of the parameters of a card's networks in fp32."""
-    model = Predictor.untrained(card.name)
-    modules = model.runtime.modules.values()  # type: ignore[attr-defined]
-    return sum(4 * parameter.numel() for module in modules for parameter in module.parameters())
+    """Bytes of the parameters in a card's weights file in fp32: before anything is folded, running statistics left out."""
+    tensors = read_checkpoint(find_weights(card))
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return sum(4 * tensor.numel() for name, tensor in tensors.items() if not name.endswith(statistics))
 
 
 def export(card: Card, path: Path) -> tuple[dict[str, Any], float]:
