@@ -38,16 +38,16 @@ from effvision.session import Session
 from effvision.sources import Frame, open_source
 from effvision.sources.sniff import looks_like_image
 
-__all__ = ["Limits", "Models", "Visitor", "Visitors", "decode_frame", "jpeg_size"]
+__all__ = ["BROKEN", "Gone", "Limits", "Models", "Visitor", "Visitors", "decode_frame", "jpeg_size"]
 
 _HEADER = struct.Struct("<dI")
 _UNSEEN = 2
 _SHOWN_WIDTH = 640
-_BROKEN = "The server failed, which is its fault, not yours; what happened is written where it was started."
+BROKEN = "The server failed, which is its fault, not yours; what happened is written where it was started."
 _log = logging.getLogger(__name__)
 
 
-class _Gone(Exception):
+class Gone(Exception):
     """The page has left, or reads nothing any more."""
 
 
@@ -63,6 +63,9 @@ class Limits:
         unread_s: Time a page may take to make room for a message to it.
         upload_bytes: Of one file.
         file_s: Seconds of a file that are played.
+        points: Of one cloud.
+        shown_points: Of a cloud, in the browser; the rest is labelled and downloaded all the same.
+        kept_s: Silence after which a labelled cloud is deleted.
     """
 
     visitors: int = 16
@@ -72,14 +75,25 @@ class Limits:
     unread_s: float = 20.0
     upload_bytes: int = 100 * 2**20
     file_s: float = 120.0
+    points: int = 5_000_000
+    shown_points: int = 500_000
+    kept_s: float = 1800.0
 
 
 class Models:
-    """One card in each runtime, loaded once, when somebody first asks for it, and shared by all visitors."""
+    """One card in each runtime, loaded once, when somebody first asks for it, and shared by all visitors.
 
-    def __init__(self, card: str, runtimes: Sequence[str]) -> None:
+    Args:
+        card: Its name.
+        runtimes: That may be asked for.
+        threads: Of ONNX Runtime. One for live frames: more of them wait in a busy loop between frames, on the cores the
+            browser needs. None takes all cores.
+    """
+
+    def __init__(self, card: str, runtimes: Sequence[str], *, threads: int | None = 1) -> None:
         self.card = card
         self.runtimes = tuple(runtimes)
+        self._threads = threads
         self._loaded: dict[str, Predictor] = {}
         self._lock = threading.Lock()
 
@@ -96,8 +110,7 @@ class Models:
             return loaded
         with self._lock:
             if runtime not in self._loaded:
-                # one thread: more of them wait in a busy loop between frames, on the cores the browser needs
-                threads = 1 if runtime == "onnx" else None
+                threads = self._threads if runtime == "onnx" else None
                 chosen = cast(RuntimeName, runtime)
                 self._loaded[runtime] = Predictor.from_pretrained(self.card, runtime=chosen, threads=threads)
             return self._loaded[runtime]
@@ -163,7 +176,7 @@ class Visitor:
     async def run(self) -> None:
         """Talk to the page until it leaves or falls silent."""
         try:
-            with contextlib.suppress(_Gone):
+            with contextlib.suppress(Gone):
                 await self._talk()
         finally:
             await self._stop()
@@ -197,11 +210,11 @@ class Visitor:
             await self._tell("error", text=text, ended=True)
         except EffvisionError as error:  # the model cannot be loaded
             await self._tell("error", text=str(error), ended=True)
-        except _Gone:
+        except Gone:
             raise
         except Exception:
             _log.exception("a visitor's connection failed")
-            await self._tell("error", text=_BROKEN, ended=True)
+            await self._tell("error", text=BROKEN, ended=True)
 
     # -- a camera's frames -----------------------------------------------------------------------------------------------------
 
@@ -283,7 +296,7 @@ class Visitor:
         turn = asked.get("turn") if isinstance(asked.get("turn"), int) else None
         name: Path | None = None
         try:
-            with contextlib.suppress(_Gone):
+            with contextlib.suppress(Gone):
                 try:
                     name = await self._file(asked)
                     await self._send_file(name, turn)
@@ -291,11 +304,11 @@ class Visitor:
                 except EffvisionError as error:
                     text = str(error) if name is None else str(error).replace(str(name), name.name)
                     await self._tell("error", text=text, stopped=True, turn=turn)
-                except _Gone:
+                except Gone:
                     raise
                 except Exception:
                     _log.exception("a file could not be played")
-                    await self._tell("error", text=_BROKEN, stopped=True, turn=turn)
+                    await self._tell("error", text=BROKEN, stopped=True, turn=turn)
         finally:
             if self._playing is asyncio.current_task():
                 self._playing = None  # the camera's turn again
@@ -356,13 +369,13 @@ class Visitor:
         """Send it.
 
         Raises:
-            _Gone: nobody takes it.
+            Gone: nobody takes it.
         """
         send = self._socket.send_text if isinstance(message, str) else self._socket.send_bytes
         try:
             await asyncio.wait_for(send(message), self._limits.unread_s)
         except Exception as error:  # every state of a closing socket has a kind of its own
-            raise _Gone from error
+            raise Gone from error
 
     def _forget_files(self, *, but: Path | None = None) -> None:
         for path in self.files - {but}:

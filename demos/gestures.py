@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import html
+import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from effvision.cards import Card, get_card, predictor_class
-from effvision.demos.channel import Limits
-from effvision.errors import CardError, StreamingError
+from effvision.cards import Card, predictor_class
+from effvision.demos.channel import Limits, Models, Visitor, Visitors
+from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file, same_origin
+from effvision.errors import EffvisionError, StreamingError
 
-__all__ = ["NAME", "TITLE", "Clip", "build", "check", "hello", "mirrored", "samples"]
+__all__ = ["DEFAULT", "FAMILY", "NAME", "TITLE", "Clip", "GesturesTab", "check", "hello", "mirrored", "samples"]
 
 NAME = "gestures"
 TITLE = "Gestures"
+FAMILY = "tsm"
+DEFAULT = "tsm-mobilenetv2-motion"
 
-_PAGE = Path(__file__).parent / "page"
 _OTHER_SIDE = {
     "left": "right",
     "right": "left",
@@ -34,11 +38,8 @@ def check(card: Card) -> None:
     """Refuse a card this tab cannot show, before its weights are looked for.
 
     Raises:
-        CardError: it is of another family.
         StreamingError: its network was trained to see later frames.
     """
-    if card.family != "tsm":
-        raise CardError(f"the page has no tab for the family {card.family} of {card.name!r}")
     if card.network.get("shift") == "bidirectional":
         raise StreamingError(
             f"{card.name} cannot stream: its shift is bidirectional, so each frame was trained to see later ones, which a "
@@ -74,11 +75,10 @@ class Clip:
 
 def hello(card: Card, runtimes: Sequence[str], clips: Mapping[str, Clip], limits: Limits) -> dict[str, Any]:
     """Return what the page is told first: names, choices and limits."""
-    titles = {"onnx": "ONNX Runtime", "torch": "PyTorch"}
     return {
         "card": card.name,
         "mirrored": mirrored(card.class_names),
-        "runtimes": [{"name": name, "title": titles[name]} for name in runtimes],
+        "runtimes": [{"name": name, "title": RUNTIME_TITLES[name]} for name in runtimes],
         "samples": [{"name": name, "title": clip.title} for name, clip in clips.items()],
         "upload_bytes": limits.upload_bytes,
         "file_s": limits.file_s,
@@ -109,35 +109,99 @@ def _gradio_clip(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def build(card_name: str) -> None:
-    """Put the tab's contents into the open `gradio.Blocks`."""
-    import gradio as gr
+class GesturesTab:
+    """The tab, as `effvision.demos.tabs.Tab` describes it.
 
-    card = get_card(card_name)
-    gr.HTML(
-        html_template=_read("live.html"),
-        css_template=_read("live.css"),
-        js_on_load=_read("live.js"),
-        elem_id=NAME,
-        padding=False,
-    )
-    gr.HTML(_about(card), elem_classes="about")
+    Args:
+        card: Which weights answer.
+        runtimes: That the visitor may choose from.
+        visitors: Who is connected, and the limits.
+        folder: For the sample; removed by the server.
+        uploads: Folder of uploaded files.
 
+    Raises:
+        StreamingError: the card's network was trained to see later frames.
+    """
 
-def _read(name: str) -> str:
-    return (_PAGE / name).read_text(encoding="utf-8")
+    name = NAME
+    title = TITLE
+
+    def __init__(self, card: Card, runtimes: Sequence[str], visitors: Visitors, folder: Path, uploads: Path) -> None:
+        check(card)
+        self.card, self.visitors, self._folder, self._uploads = card, visitors, folder, uploads
+        self.models = Models(card.name, runtimes)
+
+    @cached_property
+    def _clips(self) -> dict[str, Clip]:
+        return samples(self.card, self._folder)  # imports Gradio
+
+    def load(self) -> None:
+        """Load the model.
+
+        Raises:
+            EffvisionError: it cannot be loaded.
+        """
+        self.models.get(self.models.runtimes[0]).session()
+
+    def prepare(self) -> None:
+        """Draw the sample: it takes seconds."""
+        with contextlib.suppress(EffvisionError, OSError):  # whoever plays it is told
+            for clip in self._clips.values():
+                clip.path()
+
+    def build(self) -> None:
+        """Put the tab's contents into the open `gradio.Blocks`."""
+        import gradio as gr
+
+        gr.HTML(
+            html_template=page_file("live.html"),
+            css_template=page_file("live.css"),
+            js_on_load=page_file("live.js"),
+            elem_id=NAME,
+            padding=False,
+        )
+        gr.HTML(_about(self.card), elem_classes="about")
+
+    def routes(self) -> list[Any]:
+        """Return the tab's WebSocket."""
+        from anyio import CapacityLimiter, to_thread
+        from starlette.routing import WebSocketRoute
+
+        visitors = self.visitors
+        greeting = hello(self.card, self.models.runtimes, self._clips, visitors.limits)
+        limiter: list[CapacityLimiter] = []  # belongs to the event loop, so it is made inside it
+
+        async def live(socket: Any) -> None:
+            if not same_origin(socket):
+                await socket.close(1008)
+                return
+            await socket.accept()
+            limiter[:] = limiter or [CapacityLimiter(max(2, os.cpu_count() or 1))]
+            visitor = Visitor(
+                socket,
+                models=self.models,
+                hello=greeting,
+                uploads=self._uploads,
+                samples={name: clip.path for name, clip in self._clips.items()},
+                limits=visitors.limits,
+                workers=partial(to_thread.run_sync, limiter=limiter[0]),
+            )
+            if not visitors.enter(visitor):
+                full = f"All {visitors.limits.visitors} places are taken; try again in a minute."
+                await socket.send_json({"kind": "error", "text": full, "ended": True})
+                await socket.close(1013)
+                return
+            try:
+                await visitor.run()
+            finally:
+                visitors.now.discard(visitor)
+
+        return [WebSocketRoute(f"/effvision/live/{NAME}", live)]
 
 
 def _about(card: Card) -> str:
-    measured = "; ".join(f"{what}: {figure}" for what, figure in card.measured.items())
-    facts = [
-        f"{card.name}: {card.summary}",
-        f"Trained on {card.data}" if card.data else "",
-        f"Measured: {measured}" if measured else "",
-    ]
-    said = " ".join(html.escape(fact.rstrip(".") + ".") for fact in facts if fact)
     return (
-        f"<p><b>What answers here.</b> {said}</p>"
+        f"<p><b>What answers here.</b> {about_card(card)}</p>"
         "<p><b>Directions</b> are as you see them on this page: the network gets the picture as the camera takes it, and while "
         "the view is mirrored left and right, clockwise and counter-clockwise change places in the answer.</p>"
         "<p><b>Your pictures</b> go to the machine this page came from and nowhere else; they are not kept. An uploaded file "

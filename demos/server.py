@@ -1,4 +1,4 @@
-"""Start the page: one Gradio app with a tab a family, and the WebSocket each tab's frames travel on."""
+"""Start the page: one Gradio app with a tab a family, and the routes each tab talks to."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 from effvision._optional import require
 from effvision.cards import get_card
-from effvision.demos import gestures
-from effvision.demos.channel import Limits, Models, Visitor, Visitors
-from effvision.errors import EffvisionError, InputError, SourceError
+from effvision.demos import gestures, points
+from effvision.demos.channel import Limits, Visitors
+from effvision.demos.tabs import Tab
+from effvision.errors import CardError, EffvisionError, InputError, SourceError
 from effvision.loading import installed_runtimes
 
 __all__ = ["Server", "make_app", "remove_old"]
 
-TABS = {gestures.NAME: gestures.TITLE}
-
+_TABS = {gestures.FAMILY: gestures.NAME, points.FAMILY: points.NAME}
 _TIDY_S = 60.0
 _UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
 
@@ -40,7 +38,7 @@ class Server:
     """The page, served in a thread of its own until `close`.
 
     Args:
-        card: Of the gestures tab.
+        card: Its family's tab is opened first, with this card chosen in it; the other tabs have their own.
         host: Address to listen at; "0.0.0.0" for the whole network.
         port: 0 takes a free one.
         runtimes: "onnx", "torch"; default: those that are installed.
@@ -58,7 +56,7 @@ class Server:
 
     def __init__(
         self,
-        card: str = "tsm-mobilenetv2-motion",
+        card: str = gestures.DEFAULT,
         *,
         host: str = "127.0.0.1",
         port: int = 7860,
@@ -67,11 +65,15 @@ class Server:
         certificate: tuple[Path, Path] | None = None,
     ) -> None:
         _check_certificate(certificate)
-        gestures.check(get_card(card))
+        first = get_card(card)
+        if first.family not in _TABS:
+            there = " and ".join(_TABS)
+            raise CardError(f"the page has no tab for the family {first.family} of {card!r}; it has tabs for {there}")
+        if first.family == gestures.FAMILY:
+            gestures.check(first)
         # ONNX Runtime first: it starts faster
         chosen = tuple(sorted(installed_runtimes())) if runtimes is None else tuple(runtimes)
         _keep_quiet()
-        self.models = Models(card, chosen)
         self.limits = limits or Limits()
         self.visitors = Visitors(self.limits)
         self._socket = _listen(host, port)
@@ -79,11 +81,17 @@ class Server:
         self._uploads = self._folder / "uploads"
         self._gradio = contextlib.ExitStack()
         try:
-            self.models.get(chosen[0]).session()  # what cannot work is said now, not to the first visitor
+            moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
+            cloudy = first if first.family == points.FAMILY else None
+            self.tabs: tuple[Tab, ...] = (
+                gestures.GesturesTab(moving, chosen, self.visitors, self._folder, self._uploads),
+                points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds"),
+            )
+            opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
+            opened.load()  # what cannot work is said now, not to the first visitor
             self._gradio.enter_context(_gradio_writes_to(self._uploads))
             require("gradio", extra="demo")
-            self._clips = gestures.samples(get_card(card), self._folder)
-            app = make_app(self.models, self.visitors, self._clips, uploads=self._uploads)
+            app = make_app(self.tabs, opened.name, self.visitors, uploads=self._uploads)
             uvicorn = require("uvicorn", extra="demo")
             config = uvicorn.Config(
                 app,
@@ -125,10 +133,8 @@ class Server:
         return self
 
     def _do_chores(self) -> None:
-        # drawn while the first visitor looks around: it takes seconds
-        with contextlib.suppress(EffvisionError, OSError):  # whoever plays it is told
-            for clip in self._clips.values():
-                clip.path()
+        for tab in self.tabs:  # while the first visitor looks around
+            tab.prepare()
         while not self._closing.wait(_TIDY_S):
             remove_old(self._uploads, older_than_s=_UPLOAD_KEPT_S, but=self.visitors.held())
 
@@ -158,13 +164,13 @@ class Server:
         self.close()
 
 
-def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Clip], *, uploads: Path) -> Any:
-    """Return the ASGI app: the WebSocket of each tab, a status page, and Gradio's page over everything else.
+def make_app(tabs: Sequence[Tab], opened: str, visitors: Visitors, *, uploads: Path) -> Any:
+    """Return the ASGI app: the routes of each tab, a status page, and Gradio's page over everything else.
 
     Args:
-        models: The card, in the runtimes that are offered.
-        visitors: Who is connected, and the limits.
-        clips: What can be played without a camera, by name.
+        tabs: In their order.
+        opened: Name of the tab that is seen first.
+        visitors: Who is connected to the live tab, and the limits.
         uploads: Folder of uploaded files.
     """
     _keep_quiet()
@@ -173,7 +179,7 @@ def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Cl
     from fastapi import FastAPI
     from starlette.requests import ClientDisconnect
     from starlette.responses import JSONResponse
-    from starlette.routing import Route, WebSocketRoute
+    from starlette.routing import Route
 
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks its own server whether it is up
     uploads.mkdir(parents=True, exist_ok=True)
@@ -181,12 +187,11 @@ def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Cl
     async def status(request: Any) -> Any:
         return JSONResponse({"visitors": len(visitors.now), "seen": visitors.seen})
 
-    live = _live(models, visitors, clips, uploads)
-    routes = [Route("/effvision/status", status), WebSocketRoute("/effvision/live/gestures", live)]
+    routes = [Route("/effvision/status", status), *(route for tab in tabs for route in tab.routes())]
     app = FastAPI(routes=routes, docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(
         app,
-        page(models.card),
+        page(tabs, opened),
         path="/",
         theme=_theme(),
         css=_CSS,
@@ -207,44 +212,6 @@ def make_app(models: Models, visitors: Visitors, clips: Mapping[str, gestures.Cl
     return answer
 
 
-def _live(
-    models: Models, visitors: Visitors, clips: Mapping[str, gestures.Clip], uploads: Path
-) -> Callable[[Any], Awaitable[None]]:
-    """Return what answers at the gestures tab's WebSocket."""
-    from anyio import CapacityLimiter, to_thread
-
-    card = get_card(models.card)
-    greeting = gestures.hello(card, models.runtimes, clips, visitors.limits)
-    limiter: list[CapacityLimiter] = []  # belongs to the event loop, so it is made inside it
-
-    async def live(socket: Any) -> None:
-        if not _same_origin(socket.headers.get("origin"), socket.headers.get("host")):
-            await socket.close(1008)
-            return
-        await socket.accept()
-        limiter[:] = limiter or [CapacityLimiter(max(2, os.cpu_count() or 1))]
-        visitor = Visitor(
-            socket,
-            models=models,
-            hello=greeting,
-            uploads=uploads,
-            samples={name: clip.path for name, clip in clips.items()},
-            limits=visitors.limits,
-            workers=partial(to_thread.run_sync, limiter=limiter[0]),
-        )
-        if not visitors.enter(visitor):
-            full = f"All {visitors.limits.visitors} places are taken; try again in a minute."
-            await socket.send_json({"kind": "error", "text": full, "ended": True})
-            await socket.close(1013)
-            return
-        try:
-            await visitor.run()
-        finally:
-            visitors.now.discard(visitor)
-
-    return live
-
-
 def _theme() -> Any:
     import gradio as gr
 
@@ -255,7 +222,7 @@ def _theme() -> Any:
     return theme.set(button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_600")
 
 
-def page(card: str) -> Any:
+def page(tabs: Sequence[Tab], opened: str) -> Any:
     """Build the page: one tab a family."""
     import gradio as gr
 
@@ -263,8 +230,10 @@ def page(card: str) -> Any:
         gr.HTML(
             "<h1>effvision</h1><p>Live models that keep what they know. All runs on the machine that serves this page.</p>"
         )
-        with gr.Tabs(), gr.Tab(TABS[gestures.NAME], id=gestures.NAME):
-            gestures.build(card)
+        with gr.Tabs(selected=opened):
+            for tab in tabs:
+                with gr.Tab(tab.title, id=tab.name):
+                    tab.build()
     return blocks
 
 
@@ -282,14 +251,6 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}:{port}: {error.strerror or error}\nhint: --port 0 takes a free port"
         ) from error
     return listening
-
-
-def _same_origin(origin: str | None, host: str | None) -> bool:
-    """Whether a browser's page came from this server; programs send no origin."""
-    try:
-        return origin is None or urlsplit(origin).netloc == host
-    except ValueError:  # no address at all
-        return False
 
 
 def _keep_quiet() -> None:

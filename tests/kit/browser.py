@@ -26,6 +26,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
+WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 
 def chromium() -> str | None:
@@ -92,12 +93,16 @@ def browser_page(
     size: tuple[int, int] = (1280, 900),
     scheme: str = "light",
     quiet: bool = True,
+    webgl: bool | None = None,
 ) -> Iterator[Any]:
     """Open the page in a browser of its own; on leaving, no message of an error and no request to another host may be left.
 
-    With `quiet=False` the browser may complain on its console, as it does of a server that is gone.
+    With `quiet=False` the browser may complain on its console, as it does of a server that is gone. `webgl=True` lets it draw
+    in three dimensions without a graphics card, False forbids it to.
     """
     flags = [*QUIET]
+    if webgl is not None:
+        flags += WEBGL if webgl else ["--disable-3d-apis"]
     if camera is not None:
         flags += ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}"]
         flags += ["--use-fake-ui-for-media-stream"] if allowed else []

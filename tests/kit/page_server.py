@@ -49,8 +49,8 @@ class Page:
         """All temporary files but the sample, which is drawn at some time after the start."""
         return [path for path in self.folder.rglob("*") if path.is_file() and CARD not in path.name]
 
-    def talk(self, **options: Any) -> ClientConnection:
-        address = self.url.replace("http", "ws", 1) + "effvision/live/gestures"
+    def talk(self, tab: str = "gestures", **options: Any) -> ClientConnection:
+        address = self.url.replace("http", "ws", 1) + f"effvision/live/{tab}"
         return connect(address, max_size=2**24, proxy=None, open_timeout=60, **options)
 
 
