@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from effvision.clouds import Cloud
 from effvision.errors import SourceError
-from effvision.models.pvcnn.ground import spacing_of
+from effvision.models.pvcnn.ground import heights_above_ground, spacing_of
 from effvision.models.pvcnn.preparation import Scene, Spec, prepare
 from effvision.sources.clouds import open_cloud
 
@@ -27,6 +27,7 @@ CLASSES = ("ground", "low vegetation", "trees", "building")
 """Labels 1..4 of the data; label 0 (anything else) counts neither in the loss nor in a score."""
 
 IGNORED = -1
+_MAN_M = 2.0
 _FEWEST = 24  # points of a column
 
 
@@ -72,6 +73,7 @@ def alter(cloud: Cloud, rng: np.random.Generator) -> Cloud:
         fields["return_number"][:] = fields["num_returns"][:] = 1
     fields["intensity"] = _dimmed(fields["intensity"].astype(np.float64), rng)
     xyz = xyz * rng.uniform(0.85, 1.2) * np.array([1, 1, rng.uniform(0.9, 1.1)])
+    xyz[:, 2] += _steeper(xyz, rng)
     xyz += rng.normal(size=xyz.shape) * np.array([1, 1, 0.3]) * rng.choice([0.0, 0.03, 0.08])
     xyz[:, 2] += _terrain(xyz, rng)
     if rng.random() < 0.3:
@@ -109,6 +111,14 @@ def _dimmed(intensity: NDArray[np.float64], rng: np.random.Generator) -> NDArray
         return np.zeros(len(intensity))
     noisy = intensity ** rng.uniform(0.7, 1.4) * np.exp(rng.normal(size=len(intensity)) * rng.uniform(0, 0.25))
     return np.asarray(noisy * np.exp(rng.normal()))
+
+
+def _steeper(xyz: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """What stands high is lower or higher in half of the tiles: roofs are flat in one place and steep in another."""
+    if rng.random() < 0.5:
+        return np.zeros(len(xyz))
+    above = np.maximum(heights_above_ground(xyz)[0] - _MAN_M, 0.0)
+    return np.asarray(above * (np.exp(rng.uniform(np.log(0.7), np.log(2.2))) - 1))
 
 
 def _terrain(xyz: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
