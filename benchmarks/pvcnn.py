@@ -367,6 +367,9 @@ def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
         Figure(
             "parts_pointnet_over_pvcnn_32768", parts[effort.many].ratio("pointnet", "pvcnn"), (">=", 1.0), "the same"
         ),
+        Figure(
+            "ours_differs", max(differs.values()), ("<=", 1e-5), "largest logit difference from the plain form, a share"
+        ),
         Figure("points_per_s", points_per_s(effort), note="of a village, all the way"),
     ]
     details: dict[str, Any] = {

@@ -64,6 +64,8 @@ class Limits:
         upload_bytes: Of one file.
         file_s: Seconds of a file that are played.
         points: Of one cloud.
+        unpacked_bytes: Of one cloud's file, as it says itself, once it is unpacked.
+        labelling_s: Seconds of work on one cloud, while the others wait.
         shown_points: Of a cloud, in the browser; the rest is labelled and downloaded all the same.
         kept_s: Silence after which a labelled cloud is deleted.
     """
@@ -76,6 +78,8 @@ class Limits:
     upload_bytes: int = 100 * 2**20
     file_s: float = 120.0
     points: int = 5_000_000
+    unpacked_bytes: int = 2**30
+    labelling_s: float = 600.0
     shown_points: int = 500_000
     kept_s: float = 1800.0
 

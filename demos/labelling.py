@@ -30,7 +30,7 @@ from effvision.models.pvcnn.inputs import Chunks, Input
 from effvision.results import Segmentation
 from effvision.sources.clouds import CLOUD_SUFFIXES, open_cloud
 
-__all__ = ["POINT", "Job", "Stopped", "check_name", "pack", "stated_points"]
+__all__ = ["POINT", "Job", "Stopped", "check_name", "pack", "stated_bytes", "stated_points"]
 
 POINT = np.dtype([("place", "<u2", 3), ("label", "<u2"), ("score", "u1"), ("rgb", "u1", 3)])
 """A point as the page gets it."""
@@ -39,6 +39,9 @@ _LABELS = (".label", ".labels", ".seg")
 _HEAD = 4096
 _PLY = re.compile(rb"^element\s+vertex\s+(\d{1,18})\s*$", re.MULTILINE)
 _PCD = re.compile(rb"^POINTS\s+(\d{1,18})\s*$", re.MULTILINE)
+_PCD_SIZE, _PCD_COUNT = (
+    re.compile(rb"^" + word + rb"((?:\s+\d{1,9})+)\s*$", re.MULTILINE) for word in (b"SIZE", b"COUNT")
+)
 
 
 class Stopped(Exception):
@@ -55,14 +58,26 @@ class Job:
         name: What the visitor calls it.
         target: The labelled cloud is written there, `.ply`.
         limits: Points that are taken, and shown.
+        make: Writes the file first.
     """
 
-    def __init__(self, models: Models, runtime: str, path: Path, name: str, target: Path, limits: Limits) -> None:
+    def __init__(
+        self,
+        models: Models,
+        runtime: str,
+        path: Path,
+        name: str,
+        target: Path,
+        limits: Limits,
+        *,
+        make: Callable[[], object] | None = None,
+    ) -> None:
+        self._make = make
         self._models, self._runtime, self._path, self.name, self._target = models, runtime, path, name, target
         self._limits = limits
         self._stop = threading.Event()
         self._progress: tuple[str, int, int] = ("start", 0, 0)
-        self._entered = time.perf_counter()
+        self._entered = self._began = time.perf_counter()
         self.times: dict[str, float] = {}
 
     @property
@@ -90,10 +105,17 @@ class Job:
             raise InputError(f"{self.name} takes more memory than there is here\nhint: cut it into tiles") from error
 
     def _run(self) -> tuple[dict[str, Any], bytes]:
+        if self._make is not None:
+            self._make()
         self._enter("model")
         model = cast(Any, self._models.get(self._runtime))
         self._enter("read")
         self._check_count(stated_points(self._path))
+        if (size := stated_bytes(self._path)) > self._limits.unpacked_bytes:
+            raise InputError(
+                f"{self.name} unpacks to {size / 1e9:,.1f} GB; this page takes {self._limits.unpacked_bytes / 1e9:,.1f}\n"
+                "hint: keep only the fields the model needs, or cut it into tiles"
+            )
         cloud = open_cloud(self._path)
         self._check_count(len(cloud))
         self._enter("prepare")
@@ -126,6 +148,13 @@ class Job:
     def _tick(self, done: int, total: int) -> None:
         if self._stop.is_set():
             raise Stopped
+        if not done:
+            self._began = time.perf_counter()
+        elif time.perf_counter() - self._began > self._limits.labelling_s:
+            raise InputError(
+                f"{self.name} took more than {self._limits.labelling_s:.0f} s, at part {done:,} of {total:,}; others wait\n"
+                f"hint: the command line has no limit: effvision run {self._models.card} FILE --save labelled.ply"
+            )
         self._progress = ("network", done, total)
 
 
@@ -188,8 +217,28 @@ def stated_points(path: Path) -> int | None:
             return int(late or struct.unpack_from("<I", head, 107)[0])
         found = (_PLY if head.startswith(b"ply") else _PCD).search(head)
         return int(found[1]) if found else None
-    except (OSError, ValueError, KeyError, SyntaxError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except Exception:  # of the parsers of headers, on bytes from anywhere
         return None  # whoever reads it whole says what is wrong
+
+
+def stated_bytes(path: Path) -> int:
+    """Return what a packed file says it holds, from its directory or beginning alone; 0 where it is not packed, or damaged."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                return sum(member.file_size for member in archive.infolist())
+        if head.startswith(b"LASF"):
+            return (stated_points(path) or 0) * int(struct.unpack_from("<H", head, 105)[0])
+        if points := _PCD.search(head):
+            sizes = [int(word) for word in _PCD_SIZE.search(head)[1].split()]  # type: ignore[index]
+            counted = _PCD_COUNT.search(head)
+            counts = [int(word) for word in counted[1].split()] if counted else [1] * len(sizes)
+            return int(points[1]) * sum(size * count for size, count in zip(sizes, counts, strict=True))
+    except Exception:  # as above
+        return 0
+    return 0
 
 
 def _npy_rows(file: Any) -> int:

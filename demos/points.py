@@ -254,11 +254,9 @@ class CloudVisitor:
             try:
                 token = secrets.token_urlsafe(24)
                 target = self._folder / f"{token}.ply"
-                job = Job(asked.models, asked.runtime, asked.path, asked.name, target, self._limits)
+                job = Job(asked.models, asked.runtime, asked.path, asked.name, target, self._limits, make=make)
                 try:
                     async with self._desk.turn(before):
-                        if make is not None:
-                            await asyncio.to_thread(make)
                         said, points = await self._watch(job, asked)
                 finally:
                     asked.path.unlink(missing_ok=True)

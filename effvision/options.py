@@ -37,6 +37,10 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
     command.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
     command.add_argument(
+        "--columns", metavar="NAMES", type=_names, help="of clouds in files without names: x,y,z,intensity,..."
+    )
+    command.add_argument("--drop-nonfinite", action="store_true", help="leave out points of a cloud that hold NaN")
+    command.add_argument(
         "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
     )
 
@@ -108,6 +112,10 @@ def add_demo(command: argparse.ArgumentParser) -> None:
         help="serve https: browsers give a page on another machine no camera without it",
     )
     command.add_argument("--browser", action="store_true", help="open it in this machine's browser")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _positive(text: str) -> int:

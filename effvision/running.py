@@ -86,7 +86,7 @@ def check_save(path: Path | None, sources: int) -> None:
     if sources > 1:
         if not path.is_dir():
             raise InputError(
-                f"--save writes one video for each of {sources} sources, so it takes a folder that exists; got {path}"
+                f"--save writes one file for each of {sources} sources, so it takes a folder that exists; got {path}"
             )
         return
     if path.is_dir():  # whether the model writes into folders is known when it is loaded
@@ -107,6 +107,10 @@ def _check_frames(options: argparse.Namespace) -> None:
     """
     from effvision.sources.clouds import CLOUD_SUFFIXES
 
+    if options.columns is not None or options.drop_nonfinite:
+        raise InputError(
+            f"--columns and --drop-nonfinite are for clouds; {options.model} judges pictures: leave them out"
+        )
     path = options.save
     if path is not None and len(options.source) == 1 and path.suffix.lower() not in (*_VIDEOS, *_PICTURES):
         raise InputError(f"--save writes {', '.join((*_VIDEOS, *_PICTURES))} of frames; got {path.name!r}")
@@ -127,7 +131,7 @@ def check_screen() -> None:
     from effvision._optional import import_cv2
 
     cv2 = import_cv2()
-    elsewhere = "hint: --save out.mp4 writes the same pictures; `effvision demo` shows them in a browser"
+    elsewhere = "hint: --save FILE writes what would be shown; `effvision demo` shows them in a browser"
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError(
             f"--show needs a screen, and none is here (neither DISPLAY nor WAYLAND_DISPLAY is set)\n{elsewhere}"

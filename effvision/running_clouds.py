@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,16 @@ def run_clouds(model: Any, options: argparse.Namespace) -> int:
     session = model.session(progress=sys.stderr.isatty())
     for place, (file, target) in enumerate(zip(files, targets, strict=True)):
         try:
-            result = session.update(file)
+            result = session.update(_opened(file, options))
             if target is not None:
                 result.save(target)
         except EffvisionError as error:
             if len(files) == 1:
                 raise
             failed += 1
-            _say(f"effvision: {file}: {error}")
+            _say(f"effvision: {error}" if str(error).startswith(str(file)) else f"effvision: {file}: {error}")
+            if options.json:
+                print(json.dumps({"source": str(file), "error": str(error)}, ensure_ascii=False), flush=True)
             continue
         points += len(result)
         _show(file, result, as_json=options.json, first=place == 0)
@@ -55,6 +57,15 @@ def run_clouds(model: Any, options: argparse.Namespace) -> int:
         parts = f"reading and preparing {timing.prepare_ms:,.0f} ms, network and votes {timing.run_ms:,.0f} ms"
         _say(f"{points:,} points in {spent_s:.1f} s: {parts} ({model!r})")
     return 1 if failed else 0
+
+
+def _opened(file: Any, options: argparse.Namespace) -> Any:
+    """Read a file here where the command line says how; else the model reads it."""
+    if options.columns is None and not options.drop_nonfinite:
+        return file
+    from effvision.sources import open_cloud
+
+    return open_cloud(file, columns=options.columns, drop_nonfinite=options.drop_nonfinite)
 
 
 def _refuse(options: argparse.Namespace) -> None:
@@ -98,20 +109,24 @@ def _targets(path: Path | None, files: Sequence[Any]) -> list[Path | None]:
                 f"--save writes one cloud for each of {len(files)} files, so it takes a folder that exists; got {path}\n"
                 f"hint: mkdir -p {path.with_suffix('')}"
             )
-        return [path]
-    names = [Path(file).stem for file in files]
-    return [
-        path / (f"{place}-{name}.ply" if names.count(name) > 1 else f"{name}.ply")
-        for place, name in _numbered(names, path, files)
-    ]
-
-
-def _numbered(names: Sequence[str], path: Path, files: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """Number the names; refuse to write over what is read."""
-    for place, (name, file) in enumerate(zip(names, files, strict=True), 1):
-        if (path / f"{name}.ply").resolve() == Path(file).resolve():
-            raise SourceError(f"--save {path} would write over {file}, which is read\nhint: give another folder")
-        yield place, name
+        targets = [path]
+    else:
+        names = [Path(file).stem for file in files]
+        taken = set(names)
+        targets = []
+        for place, name in enumerate(names, 1):
+            given = name
+            if names.count(name) > 1:
+                given = f"{place}-{name}"
+                while given in taken:
+                    given += "-again"
+            taken.add(given)
+            targets.append(path / f"{given}.ply")
+    read = {Path(file).resolve() for file in files}
+    for target in targets:
+        if target.resolve() in read:
+            raise SourceError(f"--save would write over {target}, which is read\nhint: give another name or folder")
+    return list(targets)
 
 
 def _show(file: Any, result: Any, *, as_json: bool, first: bool) -> None:

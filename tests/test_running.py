@@ -386,7 +386,7 @@ def test_without_a_screen_show_is_wrong_use_and_says_what_to_do(
     monkeypatch.setattr("effvision.cli._load", lambda options: pytest.fail("the model was loaded"))
     assert main(["run", CARD, clips[0], "--show"]) == 2
     told = capsys.readouterr().err
-    assert "neither DISPLAY nor WAYLAND_DISPLAY is set" in told and "hint: --save out.mp4" in told
+    assert "neither DISPLAY nor WAYLAND_DISPLAY is set" in told and "hint: --save FILE" in told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names a screen of X11")

@@ -185,3 +185,43 @@ def test_sample_writes_a_cloud_that_the_card_labels(tmp_path: Path, capsys: pyte
     assert run(out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["points"] == len(open_cloud(out))
     assert main(["sample", CARD, "--out", str(tmp_path / "sample.mp4")]) == 2
+
+
+def test_nothing_that_is_read_or_written_is_written_over(
+    scans: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = scans[0].read_bytes()
+    assert run(scans[0], "--save", scans[0]) == 1
+    assert "would write over" in capsys.readouterr().err and scans[0].read_bytes() == before
+    out, other = tmp_path / "out", tmp_path / "other"
+    out.mkdir(), other.mkdir()
+    assert run(scans[0], write(other / "a.ply", 50), write(other / "1-a.ply", 60), "--save", out) == 0
+    assert sorted(len(open_cloud(path)) for path in out.iterdir()) == [50, 60, 300]
+
+
+def test_columns_without_names_and_points_without_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.random.default_rng(0).uniform(0, 20, (100, 5))
+    rows[3, 1] = np.nan
+    path = tmp_path / "table.txt"
+    np.savetxt(path, rows)
+    assert run(path, "--columns", "x,y,z,_,intensity") == 2
+    assert "--drop-nonfinite" in capsys.readouterr().err
+    assert run(path, "--columns", "x,y,z,_,intensity", "--drop-nonfinite") == 0
+    assert "99 points" in capsys.readouterr().out
+
+
+def test_with_json_a_file_that_failed_has_its_line(scans: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    bad = scans[0].parent / "c.ply"
+    bad.write_bytes(b"ply\nformat")
+    assert run(scans[0].parent, "--json") == 1
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
+    assert [line["source"] for line in lines] == [*map(str, scans), str(bad)] and str(bad) in lines[2]["error"]
+    assert told.err.count(str(bad)) == 1
+
+
+def test_a_readme_beside_the_scans_is_no_scan(scans: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (scans[0].parent / "readme.txt").write_text("Scans of 2024.\nTwo files, 500 points.\n")
+    (scans[0].parent / "c.txt").write_text("x y z intensity\n" + "1.5 2 -3e1 7\n4 5 6 8\n" * 3)
+    assert run(scans[0].parent) == 0
+    assert "3 of 3 clouds, 506 points" in capsys.readouterr().err

@@ -77,6 +77,8 @@ def name_shortly(model: ModelProto) -> None:
         return  # an input called like one of ours
     for tensor in graph.initializer:
         tensor.name = short.get(tensor.name, tensor.name)
+    for value in graph.value_info:
+        value.name = short.get(value.name, value.name)
     for number, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{number}"
         for names in (node.input, node.output):

@@ -47,7 +47,9 @@ def place_points(coords: NDArray[Any], *, unit_ball: bool = True) -> NDArray[np.
     if not unit_ball:
         return np.asarray((centred + 1) / 2, dtype=np.float32)
     diameter = 2 * np.sqrt((centred**2).sum(1, keepdims=True)).max(2, keepdims=True)
-    return np.asarray(centred / np.where(diameter > 0, diameter, 1) + 0.5, dtype=np.float32)
+    # the mean of equal numbers may differ from them by its rounding
+    spread = diameter > np.abs(exact).max((1, 2), keepdims=True) * (16 * np.finfo(np.float64).eps)
+    return np.asarray(np.where(spread, centred / np.where(spread, diameter, 1), 0) + 0.5, dtype=np.float32)
 
 
 @dataclass(frozen=True)

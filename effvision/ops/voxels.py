@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effvision.errors import RangeError, ShapeError
+from effvision.errors import DTypeError, RangeError, ShapeError
 from effvision.ops.rows import check_finite, check_shape, flat_index, precise, rows_of, weighted_rows
 
 __all__ = ["VoxelPlan", "centre_and_scale", "place_points", "plan_voxels", "voxel_positions"]
 
+_ROUNDINGS = 16
 _STEP = 4  # sides of a cut-out grid are multiples of it: few shapes, since oneDNN prepares itself for each new one
 
 
@@ -59,7 +60,10 @@ def centre_and_scale(coords: Tensor, *, unit_ball: bool, eps: float = 0.0) -> Te
         return (centred + 1) / 2
     squared = centred[:, 0].square() + centred[:, 1].square() + centred[:, 2].square()
     diameter = squared.amax(1).sqrt().view(-1, 1, 1) * 2 + eps
-    return centred / torch.where(diameter > 0, diameter, 1) + 0.5
+    # the mean of equal numbers may differ from them by its rounding
+    least = coords.abs().amax((1, 2)).view(-1, 1, 1) * (_ROUNDINGS * torch.finfo(coords.dtype).eps)
+    together = diameter <= least  # NaN is not, and stays
+    return torch.where(together, 0, centred / torch.where(together, 1, diameter)) + 0.5
 
 
 def voxel_positions(placed: Tensor, resolution: int) -> Tensor:
@@ -109,8 +113,11 @@ class VoxelPlan:
 
         Raises:
             ShapeError: not the points the plan was made for.
+            DTypeError: whole numbers, whose means would be cut off.
         """
         points = self.index.shape[0] // self.clouds
+        if not features.is_floating_point():
+            raise DTypeError(f"`features` must be of a floating dtype; got {features.dtype}\nhint: `features.float()`")
         if features.ndim != 3 or features.shape[0] != self.clouds or features.shape[2] != points:
             raise ShapeError(
                 f"`features` must be (N, C, P) with N={self.clouds}, P={points} as planned; got {tuple(features.shape)}"

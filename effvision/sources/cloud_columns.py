@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,14 @@ def refuse_columns(columns: Columns, what: object) -> None:
     """Names for columns that have names already are a misunderstanding."""
     if columns is not None:
         raise InputError(f"`columns` is for columns without names; {what} names its own\nhint: leave `columns` out")
+
+
+def named_of(path: Path, rows: NDArray[Any], columns: Columns) -> Table:
+    """Do what `named` does for a file, whose name its errors then begin with."""
+    try:
+        return named(rows, columns)
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def named(rows: NDArray[Any], columns: Columns) -> Table:
@@ -251,7 +260,7 @@ def _finite_rows(xyz: NDArray[Any], *, drop: bool) -> NDArray[np.int64] | None:
     if not drop:
         raise RangeError(
             f"{bad} of {len(xyz)} points hold NaN or infinity\n"
-            "hint: `drop_nonfinite=True` leaves them out; `cloud.rows` then says which points were kept"
+            "hint: `open_cloud(..., drop_nonfinite=True)`, or `effvision run --drop-nonfinite`, leaves them out"
         )
     return np.flatnonzero(good).astype(np.int64)
 

@@ -69,6 +69,7 @@ def _check_header(path: Path, data: bytes) -> None:
     room = len(data) - start
     if form & 0x80:  # compressed
         room *= _MOST_GROWTH
+        _check_chunks(path, data, start, count)
     if header_size < 227 or header_size > len(data) or room < 0 or count * max(row, 20) > room:
         raise SourceError(
             f"{path} states {count} points of {row} bytes, and holds {len(data)} bytes in all: it is cut short or damaged"
@@ -77,3 +78,22 @@ def _check_header(path: Path, data: bytes) -> None:
         raise SourceError(
             f"{path} states {max(records, late_records)} records beside its points, which it has no room for: it is damaged"
         )
+
+
+def _check_chunks(path: Path, data: bytes, start: int, count: int) -> None:
+    """Compare how many chunks LAZ's table counts with the size of the file: its decoder ends the process where memory does not
+    reach for the number it is told.
+
+    The points begin with the place of the table (int64; -1: it stands in the last eight bytes), which begins with its version
+    and its length (uint32 each).
+    """
+    place = -1
+    if start + 8 <= len(data):
+        place = struct.unpack_from("<q", data, start)[0]
+        if place == -1:
+            place = struct.unpack_from("<q", data, len(data) - 8)[0]
+    if not start + 8 <= place <= len(data) - 8:
+        raise SourceError(f"{path} lacks the table of its compressed parts: it is cut short or damaged")
+    chunks = struct.unpack_from("<I", data, place + 4)[0]
+    if chunks > min(count + 1, len(data)):
+        raise SourceError(f"{path} states {chunks} compressed parts for {count} points: it is damaged")

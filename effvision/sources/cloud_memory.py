@@ -34,6 +34,10 @@ def from_memory(x: Any, columns: Columns = None) -> tuple[Table, Any, str]:
         refuse_columns(columns, "an Open3D cloud")
         return _from_open3d(x), None, "Open3D cloud"
     if isinstance(x, np.ndarray) or _offers(x, "detach", "cpu", "numpy") or _offers(x, "__array__"):
+        if np.ma.is_masked(x):
+            raise InputError(
+                "a masked array holds points that are none\nhint: `x[~x.mask.any(axis=1)].data` is the others"
+            )
         array = _to_numpy(x, "the cloud")
         if array.dtype.names:
             refuse_columns(columns, "a structured array")

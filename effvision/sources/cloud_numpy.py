@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from effvision.clouds import CANONICAL
 from effvision.errors import InputError, SourceError
-from effvision.sources.cloud_columns import Columns, Table, named, refuse_columns
+from effvision.sources.cloud_columns import Columns, Table, named, named_of, refuse_columns
 
 __all__ = ["read_bin", "read_npy", "read_npz", "structured"]
 
@@ -96,7 +96,7 @@ def read_bin(path: Path, data: bytes, columns: Columns = None) -> Table:
     flat = np.frombuffer(data, "<f4")
     _refuse_whole_numbers(path, flat)
     width = int(width) if width is not None else _bin_width(path, flat)
-    return named(flat.reshape(-1, width), columns)
+    return named_of(path, flat.reshape(-1, width), columns)
 
 
 # --- .npy ---------------------------------------------------------------------------------------------------------------
@@ -143,6 +143,10 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
 
 
 def _from_archive(archive: zipfile.ZipFile, size: int) -> tuple[Table, NDArray[np.float64] | None]:
+    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+        raise SourceError(
+            "it is packed in another way than NumPy packs\nhint: `np.savez_compressed` writes what can be read"
+        )
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     if "xyz" not in members:
         raise SourceError(

@@ -19,6 +19,8 @@ from effvision.sources.sniff import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = ["CloudStream", "open_clouds", "refuse_frames"]
 
+_NUMBERS = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?(?![\w.])", re.IGNORECASE)
+
 
 class CloudStream:
     """Clouds in order, each read when its turn comes; iterate over it. One of an iterator can be read once.
@@ -58,7 +60,7 @@ def open_clouds(source: Any) -> CloudStream:
     """Return the clouds of a source.
 
     Args:
-        source: A folder (its files of points, sorted naturally) or a glob pattern; one of what `open_cloud` takes, which is a
+        source: A folder (its files of points, sorted naturally; texts without numbers are left out) or a glob pattern; one of what `open_cloud` takes, which is a
             stream of one; a list, an iterator or a generator of such.
 
     Raises:
@@ -106,7 +108,7 @@ def _of_path(source: str | os.PathLike[str]) -> CloudStream:
     path = Path(os.path.expanduser(as_path(source, name="source")))
     if path.is_dir():
         files = [file for file in path.iterdir() if file.suffix.lower() in CLOUD_SUFFIXES and file.is_file()]
-        files = [file for file in files if not file.name.startswith(".")]
+        files = [file for file in files if not file.name.startswith(".") and _may_be_cloud(file)]
         return _of_files(files, f"the folder {path}")
     if path.exists():
         return CloudStream(str(path), [path], 1)
@@ -119,6 +121,15 @@ def _of_files(files: list[Path], what: str) -> CloudStream:
     if not files:
         raise SourceError(f"{what} holds no file of points\nhint: they end in {', '.join(CLOUD_SUFFIXES)}")
     return CloudStream(what, sorted(files, key=_natural), len(files))
+
+
+def _may_be_cloud(file: Path) -> bool:
+    """Whether a file of a folder is more than a text beside the clouds, such as a readme: a line of three numbers says so."""
+    if file.suffix.lower() not in (".txt", ".csv"):
+        return True
+    with file.open("rb") as opened:
+        lines = opened.read(4096).decode("latin-1").splitlines()
+    return any(len(_NUMBERS.findall(line)) >= 3 for line in lines)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

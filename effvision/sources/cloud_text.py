@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effvision.errors import SourceError
-from effvision.sources.cloud_columns import MOST_COLUMNS, SKIP, Columns, Table, named
+from effvision.sources.cloud_columns import MOST_COLUMNS, SKIP, Columns, Table, named_of
 
 __all__ = ["number_table", "read_text", "text_lines"]
 
 _COMMENTS = ("#", "//", "%")
 _BOM = b"\xef\xbb\xbf"
 _PTS = {4: ("x", "y", "z", "intensity"), 7: ("x", "y", "z", "intensity", "red", "green", "blue")}
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
+_LONGEST_LINE = 65_536
 
 
 def text_lines(data: bytes, start: int = 0, *, skip: int = 0) -> Iterator[str]:
@@ -106,9 +107,14 @@ def read_text(path: Path, data: bytes, columns: Columns = None) -> Table:
         raise SourceError(f"{path}: {error}") from error
     if columns is None and is_pts:
         columns = _PTS.get(width)
-    if columns is None and header is not None and len(header) == width:
+    if columns is None and header is not None:
+        if len(header) != width:
+            raise SourceError(
+                f"{path}: its header names {len(header)} columns ({', '.join(header)[:80]}), and its rows have {width}\n"
+                "hint: name them all in the header, or with `columns=`"
+            )
         return {key: values[:, index] for index, key in enumerate(header) if key != SKIP}
-    return named(values, columns)
+    return named_of(path, values, columns)
 
 
 def _head(lines: Iterator[str]) -> tuple[list[str] | None, str, bool]:
@@ -116,6 +122,8 @@ def _head(lines: Iterator[str]) -> tuple[list[str] | None, str, bool]:
     header: list[str] | None = None
     counted = False
     for line in itertools.islice(lines, 10_000):
+        if len(line) > _LONGEST_LINE:
+            raise SourceError(f"it is text with a line of {len(line):,} characters: no table of points")
         text = line.strip()
         if not text:
             continue

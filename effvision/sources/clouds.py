@@ -9,7 +9,7 @@ from typing import Any
 
 from effvision._files import as_path
 from effvision.clouds import Cloud
-from effvision.errors import EffvisionError, SourceError
+from effvision.errors import EffvisionError, InputError, SourceError
 from effvision.sources.cloud_columns import Columns, Table, assemble, check_columns, refuse_columns
 from effvision.sources.cloud_las import read_las
 from effvision.sources.cloud_memory import from_memory
@@ -82,6 +82,8 @@ def open_cloud(source: object, *, columns: Columns = None, drop_nonfinite: bool 
     check_columns(columns)
     if isinstance(source, Cloud):
         refuse_columns(columns, source.name)
+        if len(source) < at_least:
+            raise InputError(f"{source.name} has {len(source)} point; a cloud needs {at_least} or more")
         return source
     if isinstance(source, (str, os.PathLike)):
         path = as_path(source, name="source")

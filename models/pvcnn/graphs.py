@@ -28,6 +28,7 @@ __all__ = ["TABLES", "PlacedScatterGraph", "ScatterGraph", "TableGraph", "resolu
 TABLES = ("parts", "crowded", "shares", "cells", "corners", "weights")
 """Inputs of a `TableGraph` for each resolution, in order: the fields of `effvision.host.voxels.VoxelTables`."""
 
+_MOST_VOXELS = 256
 N = TypeVar("N", bound=nn.Module)
 _AUTO, _BATCH, _POINTS = torch.export.Dim.AUTO, torch.export.Dim("batch", min=1), torch.export.Dim("points", min=1)
 _OPEN: dict[str, dict[int, Any]] = {  # open axes of each input; `one_hot` is told apart by what stands before the `_`
@@ -92,6 +93,8 @@ class _Graph(nn.Module):
                 f"{type(network).__name__} has no form as a graph: its sampling takes one step per point\n"
                 "hint: export a PVCNN or a FrustumSegmentation"
             )
+        if (most := max(resolutions(network), default=0)) > _MOST_VOXELS:
+            raise InputError(f"a graph numbers its voxels in float32, up to {_MOST_VOXELS} a side; got {most}")
         self.network: PVCNN | FrustumSegmentation = _traceable(fuse(network))
         self.unit_ball = all(layer.unit_ball for layer in network.modules() if isinstance(layer, PVConv))
         self.given = ("one_hot",) if isinstance(network, FrustumSegmentation) else ()

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from effvision.clouds import Cloud
-from effvision.errors import InputError
+from effvision.clouds import Cloud, bounds
+from effvision.errors import InputError, RangeError
 from effvision.host.blocks import Blocks, Chunk, Rule
 from effvision.models.pvcnn.preparation import Scene, Spec, prepare
 from effvision.models.pvcnn.unit_cloud import unit_cloud
@@ -25,6 +25,7 @@ __all__ = ["KINDS", "Chunks", "Input", "ObjectInput", "RoomInput", "SceneInput",
 
 Arrays = Mapping[str, NDArray[Any]]
 _MOST_POINTS = 1_000_000
+_MANY, _FEWEST = 2000, 4  # chunks, and points in each of them on average: fewer in more are no scene
 
 
 class Chunks(Protocol):
@@ -100,7 +101,8 @@ class SceneInput:
     def chunks(self, xyz: NDArray[Any], *, seed: int) -> Chunks:
         """Part the points into columns, and crowded columns evenly; every point twice, in columns half a side apart."""
         block_m, points = self.spec.block_m, self.spec.points
-        return Blocks(xyz, block_m=block_m, points=points, merge_below=self.merge_below, repeat=False, seed=seed)
+        blocks = Blocks(xyz, block_m=block_m, points=points, merge_below=self.merge_below, repeat=False, seed=seed)
+        return _crowded(blocks, len(xyz), block_m)
 
     def cut(self, arrays: Arrays, chunk: Chunk) -> NDArray[np.float32]:
         """Return the channels (C, n) of a chunk."""
@@ -132,17 +134,19 @@ class RoomInput:
         return {"kind": "room", "points": self.points, "block_m": self.block_m, "merge_below": self.merge_below}
 
     def arrays(self, cloud: Cloud) -> dict[str, NDArray[Any]]:
-        """Return `xyz` (P, 3) from the room's corner, and `rgb` (P, 3)."""
-        return {"xyz": cloud.xyz - cloud.xyz.min(axis=0), "rgb": cloud.field("rgb")}
+        """Return `xyz` (P, 3) from the room's corner, `rgb` (P, 3) and the room's `size` (1, 3)."""
+        low, high = bounds(cloud.xyz)
+        return {"xyz": cloud.xyz - low, "rgb": cloud.field("rgb"), "size": (high - low)[None]}
 
     def chunks(self, xyz: NDArray[Any], *, seed: int) -> Chunks:
         """Part the points into columns, twice."""
-        return Blocks(xyz, block_m=self.block_m, points=self.points, merge_below=self.merge_below, seed=seed)
+        blocks = Blocks(xyz, block_m=self.block_m, points=self.points, merge_below=self.merge_below, seed=seed)
+        return _crowded(blocks, len(xyz), self.block_m)
 
     def cut(self, arrays: Arrays, chunk: Chunk) -> NDArray[np.float32]:
         """Return the channels (9, n) of a chunk."""
         xyz = arrays["xyz"]
-        size = xyz.max(axis=0)
+        size = arrays["size"][0]
         own = xyz[chunk.index]
         place = own - np.append(chunk.low[:2] + self.block_m / 2, 0.0).astype(np.float32)
         colour = arrays["rgb"][chunk.index].astype(np.float32) / np.float32(255)
@@ -179,6 +183,16 @@ class ObjectInput:
     def cut(self, arrays: Arrays, chunk: Chunk) -> NDArray[np.float32]:
         """Return the channels (3, n) of a chunk."""
         return np.ascontiguousarray(arrays["xyz"][chunk.index].T)
+
+
+def _crowded(blocks: Blocks, points: int, block_m: float) -> Blocks:
+    """Refuse a scene of thousands of all but empty columns, each of which would cost a call of the network."""
+    if len(blocks) > _MANY and 2 * points < _FEWEST * len(blocks):
+        raise RangeError(
+            f"{points:,} points lie in {len(blocks) // 2:,} columns of {block_m:g} m, hardly more than one in each\n"
+            "hint: coordinates must be metres; points far away from all others can be left out with `cloud.select`"
+        )
+    return blocks
 
 
 class _Parts:

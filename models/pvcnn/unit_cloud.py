@@ -34,5 +34,7 @@ def unit_cloud(xyz: NDArray[Any]) -> NDArray[np.float32]:
         raise ShapeError(f"`xyz` must be (P, 3) with at least one point; got {xyz.shape}")
     centred = xyz.astype(np.float64) - xyz.mean(axis=0, dtype=np.float64)
     radius = float(np.percentile(np.linalg.norm(centred, axis=1), _SHARE)) * _ROOM
-    placed = np.clip(centred / (radius if radius > 0 else 1.0), -_FURTHEST, _FURTHEST)
+    if not radius > 16 * np.finfo(np.float64).eps * float(np.abs(xyz).max()):  # what the mean was rounded by
+        return np.zeros(xyz.shape, np.float32)
+    placed = np.clip(centred / radius, -_FURTHEST, _FURTHEST)
     return placed.astype(np.float32)  # type: ignore[no-any-return]

@@ -433,3 +433,57 @@ def test_a_pcd_header_of_any_words_gives_our_own_error_or_a_cloud(
         lines[place] = b" ".join(parts)
     whole = b"\n".join(lines)
     answers(write(tmp_path_factory.mktemp("words"), "a.pcd", whole), len(whole))
+
+
+# --- what a cold reading found ------------------------------------------------------------------------------------------
+
+
+def test_a_laz_file_of_too_many_parts_does_not_end_the_process(tmp_path: Path) -> None:
+    laspy = pytest.importorskip("laspy", reason="needs the extra `las`")
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales = [0.001] * 3
+    file = laspy.LasData(header)
+    file.x, file.y, file.z = XYZ.T
+    file.write(str(tmp_path / "good.laz"))
+    data = bytearray((tmp_path / "good.laz").read_bytes())
+    assert len(open_cloud(tmp_path / "good.laz")) == len(XYZ)
+    start = struct.unpack_from("<I", data, 96)[0]
+    table = struct.unpack_from("<q", data, start)[0]
+    for place, number, form in (
+        (table + 4, 2**32 - 1, "<I"),
+        (start, 2**62, "<q"),
+        (start, -5, "<q"),
+        (start, 9, "<q"),
+    ):
+        bad = data.copy()
+        struct.pack_into(form, bad, place, number)
+        said(write(tmp_path, "bad.laz", bytes(bad)), "damaged")
+
+
+@pytest.mark.parametrize(
+    "text", ["y x z\n1 2 3 7\n2 3 4 7\n", "# x y z label intensity\n1 2 3 7\n", "x y z label\n1 2 3 4 5 6 7\n"]
+)
+def test_a_header_of_another_width_than_the_rows_is_not_guessed_about(tmp_path: Path, text: str) -> None:
+    said(write(tmp_path, "a.txt", text.encode()), "a.txt: its header names", "hint:")
+
+
+def test_text_that_would_take_long_or_much_is_refused_at_once(tmp_path: Path) -> None:
+    said(write(tmp_path, "digits.txt", b"1" * 60_000 + b"x 2 3\n"), "no table of numbers")
+    line = write(tmp_path, "line.txt", b"1 " * 3_000_000)
+    said(line, "a line of 6,000,000 characters", most_bytes=40 << 20)
+
+
+def test_an_archive_packed_as_numpy_never_packs_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("xyz.npy", npy(XYZ))
+    said(tmp_path / "a.npz", "packed in another way", "hint:")
+
+
+def test_a_file_of_one_column_is_named(tmp_path: Path) -> None:
+    said(write(tmp_path, "a.txt", b"1\n2\n3\n4\n"), "a.txt: ", kind=InputError)
+
+
+def test_one_point_and_masked_points_are_refused_however_they_come() -> None:
+    said(Cloud(np.zeros((1, 3), np.float32)), "has 1 point", kind=InputError)
+    said(np.ma.masked_array(XYZ, mask=XYZ > 1), "masked", kind=InputError)
+    assert len(open_cloud(np.ma.masked_array(XYZ))) == len(XYZ)

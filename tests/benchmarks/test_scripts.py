@@ -48,6 +48,7 @@ KEYS = {
         "baseline_over_ours_4096_filled",
         "parts_pointnet_over_pvcnn_4096",
         "parts_pointnet_over_pvcnn_32768",
+        "ours_differs",
         "points_per_s",
     },
 }

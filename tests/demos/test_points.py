@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection
 
-from cloud_files import every_format, las_header, npy, npz, write
+from cloud_files import every_format, las_header, npy, npy_header, npz, pcd, some_columns, write
 from effvision import PVCNN, open_cloud
 from effvision.cards import Card, get_card, list_cards
-from effvision.demos.labelling import POINT, check_name, stated_points
+from effvision.demos.channel import Limits
+from effvision.demos.labelling import POINT, Job, check_name, stated_bytes, stated_points
 from effvision.errors import CardError, InputError
 from effvision.models.pvcnn.sample import sample_cloud, small_sample, write_sample
 from effvision.sources.cloud_writer import write_ply
@@ -170,6 +172,7 @@ def test_samples_differ_and_need_no_file(page: Page, tmp_path: Path) -> None:
 
 
 XYZ = np.random.default_rng(0).normal(0, 5, (100, 3)).astype(np.float32)
+PACKED = npz(xyz=XYZ)
 BAD: dict[str, tuple[str, bytes, str, str]] = {
     "picture": ("scan.ply", b"\x89PNG\r\n\x1a\n" + bytes(200), "does not begin as a .ply file does", SCENE),
     "nan": ("scan.npy", npy(np.where(np.arange(300).reshape(100, 3) == 7, np.nan, XYZ)), "NaN", PARTS),
@@ -179,6 +182,8 @@ BAD: dict[str, tuple[str, bytes, str, str]] = {
     "labels": ("scan.label", b"1 2 3", "is a file of labels, not a cloud", SCENE),
     "program": ("run.exe", b"MZ", "no file of points by its name", SCENE),
     "no name": ("", b"1 2 3", "no file of points by its name", SCENE),
+    "header": ("scan.npy", npy_header("(((", (4, 3)), "scan.npy", PARTS),
+    "deflate": ("scan.npz", bytes(b ^ 255 if 60 < i < 90 else b for i, b in enumerate(PACKED)), "scan.npz", PARTS),
     "one point": ("scan.xyz", b"1 2 3\n", "point", PARTS),
 }
 
@@ -192,7 +197,7 @@ def test_a_bad_file_is_explained_and_deleted(page: Page, case: str) -> None:
         said = after_progress(socket)
         assert said["kind"] == "error" and words in said["text"] and said["turn"] == 7, said
         assert str(page.folder) not in said["text"], "the server's own paths are nobody's business"
-        if case not in ("cut short", "empty", "picture", "one point"):
+        if case not in ("cut short", "empty", "picture", "one point", "header", "deflate"):
             assert "\nhint: " in said["text"]
         assert not clouds(page)
         ask_sample(socket, turn=8)  # and the visitor may go on
@@ -302,16 +307,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def until_network(socket: ClientConnection, share: float) -> tuple[float, float]:
     """Wait until so much is labelled; return the seconds that took and those the rest would take."""
-    began, stages = 0.0, []
+    began, stages = time.monotonic(), []
     while True:
         said = read(socket, "progress")
         stages.append(said["stage"])
-        if said["stage"] == "network" and said["done"]:
-            began = began or time.monotonic()
-            if said["done"] > share * said["total"]:
-                took = time.monotonic() - began
-                assert stages[0] == "receive" and stages.index("network") > stages.count("receive")
-                return took, took * (said["total"] - said["done"]) / said["done"]
+        if said["stage"] != "network":
+            began = time.monotonic()  # the last word before: the first of the network may be late
+        elif said["done"] > share * said["total"]:
+            took = time.monotonic() - began
+            assert stages[0] == "receive" and stages.index("network") > stages.count("receive")
+            return took, took * (said["total"] - said["done"]) / said["done"]
 
 
 @pytest.mark.parametrize("way", ["cancel", "another", "close"])
@@ -378,3 +383,30 @@ def test_a_family_without_a_tab_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(server, "get_card", lambda name: other)
     with pytest.raises(CardError, match=r"no tab for the family other .* tabs for tsm and pvcnn"):
         server.Server("other-card", port=0)
+
+
+def test_what_a_file_unpacks_to_is_known_before_it_is_read(tmp_path: Path) -> None:
+    cases = {
+        "a.npz": (npz(xyz=np.zeros((1000, 3))), 24_000),
+        "a.las": (las_header(700, row=30), 21_000),
+        "a.pcd": (pcd(some_columns(50), "binary_compressed"), 50 * 12),
+        "a.ply": (every_format()["little.ply"], 0),
+        "b.npz": (PACKED[:50], 0),
+    }
+    for name, (data, least) in cases.items():
+        found = stated_bytes(write(tmp_path, name, data))
+        assert least <= found <= 2 * least + 100 * bool(least), name
+    path = tmp_path / "a.npz"
+    models: Any = SimpleNamespace(card=PARTS, get=lambda runtime: None)
+    job = Job(models, "onnx", path, "mine.npz", tmp_path / "out.ply", Limits(unpacked_bytes=10_000))
+    with pytest.raises(InputError, match=r"mine.npz unpacks to .*\nhint: "):
+        job.run()
+
+
+def test_one_cloud_does_not_keep_the_others_waiting_for_ever(tmp_path: Path) -> None:
+    xyz = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
+    models: Any = SimpleNamespace(card=PARTS, get=lambda runtime: PVCNN.from_pretrained(PARTS))
+    path = write(tmp_path, "a.npy", npy(xyz))
+    job = Job(models, "onnx", path, "mine.npy", tmp_path / "out.ply", Limits(labelling_s=1e-6))
+    with pytest.raises(InputError, match=r"mine.npy took more than .*\nhint: the command line has no limit"):
+        job.run()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from effvision.errors import DTypeError, RangeError, ShapeError
+from effvision.host.voxels import place_points as host_places
 from effvision.ops.voxels import place_points, plan_voxels, voxel_positions
 
 HALF = [torch.float16, torch.bfloat16]
@@ -287,3 +288,19 @@ def test_golden_placing(unit_ball: bool, shared: Path) -> None:
     torch.testing.assert_close(positions, load(shared, f"{name}.coords_out"), rtol=0, atol=1e-6)
     grid = plan_voxels(positions, 8).voxelise(load(shared, "module.features"))
     torch.testing.assert_close(grid, load(shared, f"{name}.voxels"), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_in_one_place_go_to_the_middle_wherever_that_is(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        one = torch.randn(1, 3, 1, generator=generator, dtype=torch.float64).to(dtype) * 1000
+        coords = one.expand(1, 3, 700)
+        assert (place_points(coords) == 0.5).all()
+        assert (host_places(coords.numpy()) == 0.5).all()
+
+
+def test_whole_numbers_are_no_features() -> None:
+    plan = plan_voxels(torch.zeros(1, 3, 4), 2)
+    with pytest.raises(DTypeError, match="floating"):
+        plan.voxelise(torch.full((1, 2, 4), 100))

@@ -408,3 +408,13 @@ def test_a_sample_is_a_cloud_with_what_a_card_needs(kind: str, tmp_path: Path) -
 
 def test_the_family_is_found_from_the_top() -> None:
     assert effvision.PVCNN is PVCNN
+
+
+def test_a_scene_of_all_but_empty_columns_is_refused_before_it_takes_hours() -> None:
+    kind = parse_input({"kind": "scene", "block_m": 25, "points": 2048, "features": ["height"]})
+    scattered = np.random.default_rng(0).uniform(0, 1e6, (3000, 3)).astype(np.float32)
+    with pytest.raises(
+        RangeError, match=r"3,000 points lie in 3,0\d\d columns of 25 m.*\nhint: coordinates must be metres"
+    ):
+        kind.chunks(scattered, seed=0)
+    assert len(kind.chunks(scattered[:500], seed=0)) > 900  # few: soon done
