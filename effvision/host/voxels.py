@@ -43,13 +43,14 @@ def place_points(coords: NDArray[Any], *, unit_ball: bool = True) -> NDArray[np.
     exact: NDArray[np.float64] = coords.astype(np.float64)
     if not np.isfinite(exact).all():
         raise RangeError("`coords` holds NaN or infinity: such points lie in no voxel\nhint: drop those points first")
-    centred = exact - exact.mean(2, keepdims=True)
+    mean = exact.mean(2, keepdims=True)
+    centred = exact - mean
     if not unit_ball:
         return np.asarray((centred + 1) / 2, dtype=np.float32)
     diameter = 2 * np.sqrt((centred**2).sum(1, keepdims=True)).max(2, keepdims=True)
     # the mean of equal numbers may differ from them by its rounding
-    spread = diameter > np.abs(exact).max((1, 2), keepdims=True) * (16 * np.finfo(np.float64).eps)
-    return np.asarray(np.where(spread, centred / np.where(spread, diameter, 1), 0) + 0.5, dtype=np.float32)
+    least = np.abs(mean).max(1, keepdims=True) * (16 * np.finfo(np.float64).eps)
+    return np.asarray(centred / np.where(diameter <= least, np.inf, diameter) + 0.5, dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Which voxel a point falls in, and how near it is to the eight around it, depends
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -55,15 +56,15 @@ def place_points(coords: Tensor, *, unit_ball: bool = True, eps: float = 0.0) ->
 
 def centre_and_scale(coords: Tensor, *, unit_ball: bool, eps: float = 0.0) -> Tensor:
     """The arithmetic of `place_points` in the dtype of `coords`, unchecked."""
-    centred = coords - coords.mean(2, keepdim=True)
+    mean = coords.mean(2, keepdim=True)
+    centred = coords - mean
     if not unit_ball:
         return (centred + 1) / 2
     squared = centred[:, 0].square() + centred[:, 1].square() + centred[:, 2].square()
     diameter = squared.amax(1).sqrt().view(-1, 1, 1) * 2 + eps
-    # the mean of equal numbers may differ from them by its rounding
-    least = coords.abs().amax((1, 2)).view(-1, 1, 1) * (_ROUNDINGS * torch.finfo(coords.dtype).eps)
-    together = diameter <= least  # NaN is not, and stays
-    return torch.where(together, 0, centred / torch.where(together, 1, diameter)) + 0.5
+    # the mean of equal numbers may differ from them by its rounding; NaN is not less, and stays
+    least = mean.abs().amax(1, keepdim=True) * (_ROUNDINGS * torch.finfo(coords.dtype).eps)
+    return centred / torch.where(diameter <= least, math.inf, diameter) + 0.5
 
 
 def voxel_positions(placed: Tensor, resolution: int) -> Tensor:

@@ -60,8 +60,8 @@ def open_clouds(source: Any) -> CloudStream:
     """Return the clouds of a source.
 
     Args:
-        source: A folder (its files of points, sorted naturally; texts without numbers are left out) or a glob pattern; one of what `open_cloud` takes, which is a
-            stream of one; a list, an iterator or a generator of such.
+        source: A folder (its files of points, sorted naturally; texts without numbers are left out) or a glob pattern; one of
+            what `open_cloud` takes, which is a stream of one; a list, an iterator or a generator of such.
 
     Raises:
         SourceError: nothing is there, or no file of points among it.

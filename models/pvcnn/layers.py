@@ -80,21 +80,40 @@ class Pointwise(nn.Conv1d):
         if dims == 2:
             self.weight = nn.Parameter(self.weight[..., None].detach().clone())
 
-    def forward(self, rows: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-        """Rows (..., C) -> (..., O).
+    def forward(
+        self, rows: Tensor | Sequence[Tensor], before: Tensor | None = None, after: Tensor | None = None
+    ) -> Tensor:
+        """Rows (..., C), or parts of them whose channels follow each other, -> (..., O).
 
         `before` (N, C') and `after` (N, C'') are first and last input channels that all points of a cloud share: they are
         multiplied once for each cloud and not once for each point.
         """
         weight = self.weight.flatten(1)
+        parts = [rows] if isinstance(rows, Tensor) else rows
         shared = [part for part in (before, after) if part is not None]
         if not shared:
-            return F.linear(rows, weight, self.bias)
+            return _linear(parts, weight, self.bias)
         first = 0 if before is None else before.shape[-1]
-        last = first + rows.shape[-1]
+        last = first + sum(part.shape[-1] for part in parts)
         columns = torch.cat([weight[:, :first], weight[:, last:]], dim=1)
         once = F.linear(torch.cat(shared, dim=-1), columns, self.bias)
-        return F.linear(rows, weight[:, first:last]) + once[:, None]
+        return _linear(parts, weight[:, first:last], None) + once[:, None]
+
+
+def _linear(parts: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear layer of parts side by side, without laying them side by side: that took a fifth of a network's time.
+
+    A graph for export gets one product of all, in fewer nodes.
+    """
+    if len(parts) == 1 or torch.compiler.is_exporting():
+        return F.linear(torch.cat(list(parts), dim=-1) if len(parts) > 1 else parts[0], weight, bias)
+    done = parts[0].shape[-1]
+    out = F.linear(parts[0], weight[:, :done], bias)
+    flat = out.view(-1, out.shape[-1])
+    for part in parts[1:]:
+        flat.addmm_(part.reshape(-1, part.shape[-1]), weight[:, done : done + part.shape[-1]].t())
+        done += part.shape[-1]
+    return out
 
 
 class _RowNorm(nn.BatchNorm1d):
@@ -123,13 +142,15 @@ class PointwiseMLP(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.channels = inputs
 
-    def forward(self, rows: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-        """(..., C) -> (..., C'); `before` and `after` as in `Pointwise`."""
+    def forward(
+        self, rows: Tensor | Sequence[Tensor], before: Tensor | None = None, after: Tensor | None = None
+    ) -> Tensor:
+        """(..., C) -> (..., C'); parts of rows, `before` and `after` as in `Pointwise`."""
         first, *rest = self.layers
-        rows = first(rows, before, after)
+        found: Tensor = first(rows, before, after)
         for layer in rest:
-            rows = layer(rows)
-        return rows
+            found = layer(found)
+        return found
 
 
 class VolumeConv(nn.Conv3d):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from effvision.models.pvcnn.layers import CloudPlace, FeaturePropagation, Place, SetAbstraction, linear_block, pooled
@@ -101,7 +100,7 @@ class PVCNN(nn.Module):
             rows = run_layer(layer, rows, place)
             found.append(rows)
         cloud = self.cloud_features(pooled(rows))
-        return self.classifier(torch.cat(found, dim=-1), after=cloud)  # type: ignore[no-any-return]
+        return self.classifier(found, after=cloud)  # type: ignore[no-any-return]
 
 
 class PointNet(nn.Module):

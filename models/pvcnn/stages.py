@@ -60,13 +60,15 @@ class Head(nn.Sequential):
                 inputs = at_width(int(layer), width)
         super().__init__(*made, Pointwise(inputs, classes))
 
-    def forward(self, rows: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-        """Rows (N, P, C), with channels equal at all points of a cloud as in `Pointwise`, -> logits (N, K, P)."""
+    def forward(
+        self, rows: Tensor | Sequence[Tensor], before: Tensor | None = None, after: Tensor | None = None
+    ) -> Tensor:
+        """Rows (N, P, C) or parts of them, with channels equal in all of a cloud as in `Pointwise`, -> logits (N, K, P)."""
         first, *rest = self
-        rows = first(rows, before, after)
+        found: Tensor = first(rows, before, after)
         for layer in rest:
-            rows = layer(rows)
-        return rows.transpose(1, 2)
+            found = layer(found)
+        return found.transpose(1, 2)
 
 
 def point_layers(
