@@ -27,18 +27,19 @@ from torch import Tensor
 
 from effvision.errors import ShapeError
 
-__all__ = ["convolve_planes", "convolve_volume"]
+__all__ = ["convolve_planes", "convolve_volume", "plane_taps"]
 
 _SLOW_BELOW = 20_480  # C*X*Y of one item
 
 
-def convolve_volume(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolve_volume(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, taps: Tensor | None = None) -> Tensor:
     """Convolve with 3x3x3, stride 1, zero padding 1: the numbers of `conv3d`, in whichever form is faster here.
 
     Args:
         x: (N, C, X, Y, Z), fastest with the channels adjacent in memory (`torch.channels_last_3d`).
         weight: (O, C, 3, 3, 3).
         bias: (O,) or None.
+        taps: `plane_taps(weight)`, where many volumes go through the same weight.
 
     Returns:
         (N, O, X, Y, Z); the two forms differ by rounding only. Gradients flow to all three.
@@ -51,11 +52,17 @@ def convolve_volume(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
             f"`weight` must be (O, C, 3, 3, 3) for `x` (N, C, X, Y, Z); got {tuple(weight.shape)} for {tuple(x.shape)}"
         )
     if x.device.type == "cpu" and x.shape[0] == 1 and x[0, :, :, :, 0].numel() <= _SLOW_BELOW:
-        return convolve_planes(x, weight, bias)
+        return convolve_planes(x, weight, bias, taps=taps)
     return F.conv3d(x, weight, bias, padding=1)
 
 
-def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def plane_taps(weight: Tensor) -> Tensor:
+    """Weight (O, C, 3, 3, 3) -> that of the 2D convolution, (O, 3C, 3, 3), depth before channel, channels adjacent."""
+    taps = weight.transpose(1, 2).reshape(weight.shape[0], 3 * weight.shape[1], 3, 3)
+    return taps.contiguous(memory_format=torch.channels_last)
+
+
+def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, taps: Tensor | None = None) -> Tensor:
     """Convolve with 3x3x3 as one 2D convolution over all planes, each stacked with the planes before and after it.
 
     sum over i, j, k of w[i, j, k] x[. + i, . + j, . + k] is a 2D convolution of 3C channels, the depth being the batch.
@@ -64,6 +71,7 @@ def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
         x: (N, C, X, Y, Z).
         weight: (O, C, 3, 3, 3).
         bias: (O,) or None.
+        taps: As in `convolve_volume`.
 
     Returns:
         (N, O, X, Y, Z), channels adjacent in memory.
@@ -72,6 +80,5 @@ def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     rows = F.pad(x.permute(0, 2, 3, 4, 1), (0, 0, 0, 0, 0, 0, 1, 1))  # (N, X + 2, Y, Z, C)
     planes = torch.cat([rows[:, :-2], rows[:, 1:-1], rows[:, 2:]], dim=-1)
     planes = planes.reshape(clouds * depth, height, width, 3 * channels).permute(0, 3, 1, 2)
-    taps = weight.transpose(1, 2).reshape(weight.shape[0], 3 * channels, 3, 3)  # (O, 3C, 3, 3), depth before channel
-    found = F.conv2d(planes, taps.contiguous(memory_format=torch.channels_last), bias, padding=1)
+    found = F.conv2d(planes, plane_taps(weight) if taps is None else taps, bias, padding=1)
     return found.permute(0, 2, 3, 1).reshape(clouds, depth, height, width, -1).permute(0, 4, 1, 2, 3)

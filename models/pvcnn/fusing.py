@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from effvision.errors import InputError
+from effvision.models.pvcnn.layers import VolumeConv
 
 __all__ = ["fuse"]
 
@@ -39,6 +40,9 @@ def fuse(network: N) -> N:
                 if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
                     _fold(block[index], norm)
                     block[index + 1] = nn.Identity()
+    for layer in fused.modules():
+        if isinstance(layer, VolumeConv):
+            layer.keep_taps()
     return fused
 
 

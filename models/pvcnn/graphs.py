@@ -166,7 +166,7 @@ def _traceable(network: N) -> N:
     """Exchange, in place, the convolutions that look at the shape of their input, and what carries grids between them."""
     for layer in network.modules():
         if type(layer) is VolumeConv:
-            layer.__class__ = PlaneConv
+            layer.__class__, layer.taps = PlaneConv, None
         elif isinstance(layer, PVConv):
             layer.voxel_layers.__class__ = PlaneLayers
     return network

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from effvision.errors import InputError
 from effvision.ops.points import ball_query, farthest_points, gather_points, interpolate_three, nearest_three
-from effvision.ops.volumes import convolve_volume
+from effvision.ops.volumes import convolve_volume, plane_taps
 from effvision.ops.voxels import VoxelPlan, place_points, plan_voxels, voxel_positions
 
 __all__ = [
@@ -158,10 +158,16 @@ class VolumeConv(nn.Conv3d):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
+        self.taps: Tensor | None
+        self.register_buffer("taps", None, persistent=False)
 
     def forward(self, grid: Tensor) -> Tensor:
         """(N, C, X, Y, Z) -> (N, O, X, Y, Z)."""
-        return convolve_volume(grid, self.weight, self.bias)
+        return convolve_volume(grid, self.weight, self.bias, taps=self.taps)
+
+    def keep_taps(self) -> None:
+        """Keep the weight as `convolve_planes` takes it from now on; for networks that do not learn any more."""
+        self.taps = plane_taps(self.weight.detach())
 
 
 class Excite(nn.Module):

@@ -66,7 +66,7 @@ def test_the_rule_is_about_one_cloud_and_its_first_axes(
     clouds: int, channels: int, side: int, planes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[bool] = []
-    monkeypatch.setattr(volumes, "convolve_planes", lambda *arguments: taken.append(True))
+    monkeypatch.setattr(volumes, "convolve_planes", lambda *arguments, **options: taken.append(True))
     convolve_volume(torch.zeros(clouds, channels, side, side, 1), torch.zeros(1, channels, 3, 3, 3))
     assert bool(taken) is planes
 
