@@ -147,7 +147,7 @@ def _from_archive(archive: zipfile.ZipFile, size: int) -> tuple[Table, NDArray[n
         raise SourceError(
             "it is packed in another way than NumPy packs\nhint: `np.savez_compressed` writes what can be read"
         )
-    members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    members = {_stem(info.filename): info for info in archive.infolist()}
     if "xyz" not in members:
         raise SourceError(
             f"it has no `xyz`; its arrays: {', '.join(members)[:200] or 'none'}\n"
@@ -170,6 +170,11 @@ def _from_archive(archive: zipfile.ZipFile, size: int) -> tuple[Table, NDArray[n
         if name in CANONICAL or _fits(archive, info, len(xyz)):
             table[name] = _member(archive, info)
     return table, origin
+
+
+def _stem(name: str) -> str:
+    """A member's name as `np.load` gives it; kits run this on Python 3.8, which has no `removesuffix`."""
+    return name[:-4] if name.endswith(".npy") else name
 
 
 def _fits(archive: zipfile.ZipFile, info: zipfile.ZipInfo, points: int) -> bool:

@@ -17,12 +17,12 @@ from tqdm import tqdm
 from effvision._files import sha256
 from effvision.cards import Card, get_card
 from effvision.clouds import Cloud
-from effvision.errors import InputError, RuntimeFailure
-from effvision.host.blocks import Chunk, Votes
-from effvision.host.voxels import graph_arrays
+from effvision.errors import InputError
+from effvision.host.blocks import Chunk
 from effvision.metadata import Metadata
 from effvision.models.pvcnn.description import check_description
-from effvision.models.pvcnn.inputs import Chunks, parse_input
+from effvision.models.pvcnn.inputs import parse_input
+from effvision.models.pvcnn.labelling import fed, label
 from effvision.runtime import Runtime
 from effvision.scans import CloudPredictor
 from effvision.sources.clouds import open_cloud
@@ -117,21 +117,29 @@ class PVCNN(CloudPredictor):
     def program(
         self, runtime: Runtime, arrays: Mapping[str, np.ndarray], state: State
     ) -> tuple[dict[str, Array], State]:
-        """Run the chunks of a cloud and join the answers: `labels` (P,) int32 and `scores` (P,) float32 in 0..1.
+        """Run the chunks of a cloud and join the answers: `labels` (P,) int32 and `scores` (P,) float32 in 0..1."""
 
-        Besides the arrays of the cloud it holds one call's chunks, and the votes: 8 bytes a point, or 4 (K + 1).
-        """
-        chunks = self.inputs.chunks(arrays["xyz"], seed=int(arrays["seed"][0]))
-        votes = Votes(len(arrays["xyz"]), len(self.labels), rule=self.inputs.rule)
-        with tqdm(total=len(chunks), unit="chunk", disable=not arrays["progress"][0], leave=False) as bar:
-            for together in self._calls(chunks, runtime):
-                points = np.stack([self.inputs.cut(arrays, chunk) for chunk in together])
-                logits = self._logits(runtime, points)
-                for chunk, answer in zip(together, logits, strict=True):
-                    votes.add(chunk.index, _softmax(answer).T)
-                bar.update(len(together))
-        labels, scores = votes.result()
-        return {"labels": labels, "scores": np.clip(scores, 0.0, 1.0)}, state
+        def run(points: np.ndarray) -> np.ndarray:
+            outputs, _ = runtime.step(self._fed(points), State())
+            return np.asarray(outputs["logits"])
+
+        with tqdm(unit="chunk", disable=not arrays["progress"][0], leave=False) as bar:
+
+            def tell(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            labels, scores = label(
+                arrays,
+                self.inputs,
+                run,
+                classes=len(self.labels),
+                seed=int(arrays["seed"][0]),
+                axis=self.metadata.graphs["step"].inputs[0].shape[0],
+                together=_ON_CPU if runtime.device == "cpu" else _TOGETHER,
+                tell=tell,
+            )
+        return {"labels": labels, "scores": scores}, state
 
     def export(
         self,
@@ -213,37 +221,9 @@ class PVCNN(CloudPredictor):
 
         return write_sample(path, kind=str(get_card(card).preprocess.get("kind")), seed=seed)
 
-    def _calls(self, chunks: Chunks, runtime: Runtime) -> Iterator[list[Chunk]]:
-        """Yield chunks that go through the network together: neighbours of one size, and no more than fit the graph."""
-        axis = self.metadata.graphs["step"].inputs[0].shape[0]
-        most = axis if isinstance(axis, int) else _ON_CPU if runtime.device == "cpu" else _TOGETHER
-        waiting: list[Chunk] = []
-        for chunk in chunks:
-            if waiting and (len(waiting) == most or len(chunk.index) != len(waiting[0].index)):
-                yield waiting
-                waiting = []
-            waiting.append(chunk)
-        if waiting:
-            yield waiting
-
-    def _logits(self, runtime: Runtime, points: np.ndarray) -> np.ndarray:
-        """Points (n, C, P) -> logits (n, K, P); a file for N chunks gets N, the last one again and again."""
-        axis, given = self.metadata.graphs["step"].inputs[0].shape[0], len(points)
-        if isinstance(axis, int) and axis > given:
-            points = np.concatenate([points, np.repeat(points[-1:], axis - given, axis=0)])
-        outputs, _ = runtime.step(self._fed(points), State())
-        logits = np.asarray(outputs["logits"][:given], np.float32)
-        if not np.isfinite(logits).all():
-            raise RuntimeFailure(
-                "the network answered with NaN or infinity\nhint: damaged weights, or half precision that overflowed"
-            )
-        return logits
-
     def _fed(self, points: np.ndarray) -> dict[str, np.ndarray]:
         """What the graph takes for points (N, C, P), by the names it declares."""
-        options = self.metadata.options
-        names = [tensor.name for tensor in self.metadata.graphs["step"].inputs]
-        return graph_arrays(points, names, unit_ball=options["unit_ball"], margin=options.get("margin"))
+        return fed(points, [tensor.name for tensor in self.metadata.graphs["step"].inputs], self.metadata.options)
 
     def _noise(self, batch: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """Points (N, C, P) without order, two crowds of them in two places."""
@@ -260,12 +240,6 @@ class PVCNN(CloudPredictor):
         chunk = max(self.inputs.chunks(arrays["xyz"], seed=0), key=lambda one: len(one.index))
         picked = [Chunk(rng.choice(chunk.index, count), chunk.low, chunk.block) for _ in range(batch)]
         return np.stack([self.inputs.cut(arrays, one) for one in picked])
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits (K, P) -> probabilities over K."""
-    powers = np.exp(logits - logits.max(axis=0))
-    return np.asarray(powers / powers.sum(axis=0))
 
 
 PREDICTOR = PVCNN
