@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Label clouds of points with this folder's model. Needs numpy and onnxruntime; Python 3.8 or newer.
+
+    python3 runner.py --verify golden.npz                    is it right on this machine?
+    python3 runner.py scan.ply --save coloured.ply           also .pcd .npy .npz .bin .txt .off .obj, and .las .laz with laspy
+
+Part of a kit written by effvision (Apache-2.0); README.md beside it says more. Everything about the model is read from the
+metadata inside model.onnx; `points/` holds what is done to a cloud before and after the network.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+
+import numpy as np
+from points.errors import EffvisionError
+from points.models.pvcnn.inputs import parse_input
+from points.models.pvcnn.labelling import fed, label
+from points.sources.cloud_writer import write_ply
+from points.sources.clouds import open_cloud
+
+__all__ = ["main"]
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROVIDERS = (  # in the order they are tried
+    ("tensorrt", "TensorrtExecutionProvider"),
+    ("cuda", "CUDAExecutionProvider"),
+    ("cpu", "CPUExecutionProvider"),
+)
+# Allowed by --verify: the share of points with another label, and the root mean square of the logits' differences over that
+# of the logits. A GPU rounds float32 products to 10 bits (TF32) as half precision does: both are "fp16".
+TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (2e-2, 2e-2)}
+
+
+class KitError(Exception):
+    """What is wrong, for people."""
+
+
+def say(text):
+    """Tell the one at the terminal; results go to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Network:
+    """The network in ONNX Runtime."""
+
+    def __init__(self, path, asked, fp16):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise KitError(f"onnxruntime cannot be imported ({error}); README.md says which to install") from error
+        offered = onnxruntime.get_available_providers()
+        order = [(short, name) for short, name in PROVIDERS if name in offered]
+        say("onnxruntime {} offers: {}".format(onnxruntime.__version__, ", ".join(offered)))
+        if asked and asked not in [short for short, _ in order]:
+            raise KitError(f"this onnxruntime has no {asked}; README.md says which one to install")
+        if asked:  # the ones after it stay, for nodes it does not take
+            order = order[[short for short, _ in order].index(asked) :]
+        self.session = self._open(onnxruntime, path, order, fp16)
+        self.block = self._read(path)
+        self.names = [tensor["name"] for tensor in self.block["graphs"]["step"]["inputs"]]
+        self.axis = self.block["graphs"]["step"]["inputs"][0]["shape"][0]
+        self.inputs = parse_input(self.block["preprocess"])
+        self.labels = self.block["labels"]
+        self.used = self.session.get_providers()[0]
+        self.precision = "fp32" if self.used == "CPUExecutionProvider" and "half" not in self._precision() else "fp16"
+        say("used: {} ({})".format(self.used, ", then ".join(self.session.get_providers())))
+        if asked and self.used != dict(PROVIDERS)[asked]:
+            raise KitError(f"{asked} was asked for and could not be started; onnxruntime's messages say why")
+        if self.used == "CPUExecutionProvider" and asked != "cpu":
+            say("WARNING: running on the CPU, not on a GPU: see README.md if this machine has one")
+
+    def _open(self, onnxruntime, path, order, fp16):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        with open(path, "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()
+        cache = os.path.join(HERE, "engine_cache", digest[:12])
+        tensorrt = {
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": cache,
+            "trt_fp16_enable": str(bool(fp16)),
+        }
+        if order[0][0] == "tensorrt":
+            say("TensorRT builds its engine at the first start: minutes; it is kept in engine_cache/")
+            os.makedirs(cache, exist_ok=True)
+        chosen = [(name, tensorrt) if short == "tensorrt" else name for short, name in order]
+        try:
+            return onnxruntime.InferenceSession(path, options, providers=chosen)
+        except Exception as error:  # onnxruntime's kinds of error have no common base
+            raise KitError(f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}") from error
+
+    def _read(self, path):
+        text = self.session.get_modelmeta().custom_metadata_map.get("effvision")
+        if text is None:
+            raise KitError(f"{path} has no `effvision` metadata: it was not written by effvision")
+        block = json.loads(text)
+        if (block.get("schema"), block.get("task"), list(block.get("graphs", ()))) != (1, "segmentation", ["step"]):
+            raise KitError(f"this runner is for schema 1, segmentation, one graph `step`; {path} says otherwise")
+        return block
+
+    def _precision(self):
+        return self.block.get("precision", {})
+
+    def logits(self, points):
+        """Points (n, C, P) -> logits (n, K, P)."""
+        try:
+            return self.session.run(["logits"], fed(points, self.names, self.block["options"]))[0]
+        except EffvisionError:
+            raise
+        except Exception as error:
+            raise KitError(f"onnxruntime failed: {error}") from error
+
+    def label(self, cloud, seed=0):
+        """Return labels (P,) and scores (P,) of a cloud."""
+        cloud.need(self.inputs.fields)
+        return label(
+            self.inputs.arrays(cloud), self.inputs, self.logits, classes=len(self.labels), seed=seed, axis=self.axis
+        )
+
+
+# -- the commands ------------------------------------------------------------------------------------------------------
+
+
+def run(network, options):
+    """Label the clouds; return the exit code."""
+    if options.save and len(options.cloud) > 1 and not os.path.isdir(options.save):
+        raise KitError(f"--save takes a folder that exists for {len(options.cloud)} clouds; got {options.save}")
+    failed = 0
+    for path in options.cloud:
+        try:
+            target = options.save
+            if target and os.path.isdir(target):
+                target = os.path.join(target, os.path.splitext(os.path.basename(path))[0] + ".ply")
+            if target and os.path.realpath(target) == os.path.realpath(path):
+                raise KitError(f"--save would write over {path}, which is read: give another name")
+            _one(network, path, target, options.json)
+        except (EffvisionError, KitError, OSError) as error:
+            say(f"error: {path}: {error}")
+            failed += 1
+    return 1 if failed else 0
+
+
+def _one(network, path, target, as_json):
+    cloud = open_cloud(path)
+    started = time.perf_counter()
+    labels, scores = network.label(cloud)
+    spent_s = time.perf_counter() - started
+    counts = np.bincount(labels, minlength=len(network.labels)).tolist()
+    if as_json:
+        found = {"source": path, "points": len(cloud), "counts": dict(zip(network.labels, counts)), "s": round(spent_s, 4)}
+        print(json.dumps(found), flush=True)
+    else:
+        print(f"{path}: {len(cloud):,} points in {spent_s:.1f} s on {network.used}")
+        width = max(map(len, network.labels))
+        for name, count in zip(network.labels, counts):
+            print(f"  {name:<{width}}  {count:>11,}  {100 * count / len(cloud):5.1f} %", flush=True)
+    if target:
+        xyz = cloud.world() if cloud.origin.any() else cloud.xyz
+        names = "\n".join(f"label {place} is {name}" for place, name in enumerate(network.labels))
+        write_ply(target, xyz, rgb=_colours(network)[labels], comment=names, label=labels.astype(_small(network)), score=scores)
+        say(f"wrote {target}")
+
+
+def _colours(network):
+    with open(os.path.join(HERE, "model.json"), encoding="utf-8") as file:
+        return np.array(json.load(file)["colours"], np.uint8)
+
+
+def _small(network):
+    return np.uint8 if len(network.labels) <= 256 else np.uint16
+
+
+def verify(network, path):
+    """Compare chunks and labels with what effvision recorded; return the exit code."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            golden = {name: file[name] for name in file.files}
+        points, wanted, weights = golden["points"], golden["logits"], str(golden["weights"])
+        fields = {name[6:]: golden[name] for name in golden if name.startswith("field_")}
+        labels = golden["labels"]
+        cloud = open_cloud({"xyz": golden["xyz"], **fields})
+    except (EffvisionError, OSError, ValueError, KeyError) as error:
+        raise KitError(f"{path} is no golden file or is damaged: {error}") from error
+    if weights != network.block["weights_sha256"]:
+        raise KitError(f"{path} was recorded from other weights than the model's: copy the whole kit again")
+    arrays = network.inputs.arrays(cloud)
+    first = next(iter(network.inputs.chunks(arrays["xyz"], seed=0)))
+    cut = network.inputs.cut(arrays, first)
+    same = cut.shape == points.shape and float(np.abs(cut - points).max()) <= 1e-5
+    got = np.asarray(network.logits(points[None] if not isinstance(network.axis, int) else np.repeat(points[None], network.axis, 0))[0], np.float64)
+    relative = float(np.sqrt(((got - wanted) ** 2).mean() / (wanted.astype(np.float64) ** 2).mean()))
+    found, _ = network.label(cloud)
+    others = float((found != labels).mean())
+    most, rms = TOLERANCES[network.precision]
+    checks = (
+        (same, f"preparation: {points.shape[0]} channels of {points.shape[1]} points {'equal' if same else 'differ'}"),
+        (relative <= rms, f"network: relative rms {relative:.1e} (allowed {rms:.0e}, {network.precision})"),
+        (others <= most, f"labels: {others:.2%} of {len(labels):,} points differ (allowed {most:.1%})"),
+    )
+    for good, text in checks:
+        say("{}  {}".format("ok " if good else "BAD", text))
+    good = all(good for good, _ in checks)
+    say(f"verified on {network.used}" if good else f"NOT VERIFIED on {network.used}")
+    return 0 if good else 1
+
+
+def arguments(given):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Label clouds of points with this folder's model.")
+    parser.add_argument("cloud", nargs="*", help="files of points")
+    parser.add_argument("--save", metavar="PATH", help="write the labelled cloud, .ply; for several a folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a cloud")
+    parser.add_argument("--verify", metavar="golden.npz", help="compare with what effvision recorded; exit code 0 or 1")
+    parser.add_argument("--provider", choices=[short for short, _ in PROVIDERS], help="default: the first that works")
+    parser.add_argument("--fp32", action="store_true", help="TensorRT through ONNX Runtime: no half precision")
+    parser.add_argument("--model", default=os.path.join(HERE, "model.onnx"), help=argparse.SUPPRESS)
+    options = parser.parse_args(given)
+    if bool(options.cloud) == bool(options.verify):
+        parser.error("give files of points, or --verify golden.npz")
+    return options
+
+
+def main(given=None):
+    """Run the command line; return the exit code."""
+    options = arguments(given)
+    try:
+        network = Network(options.model, options.provider, not options.fp32)
+        return verify(network, options.verify) if options.verify else run(network, options)
+    except (OSError, KitError, EffvisionError) as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
