@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -37,7 +36,7 @@ from effvision.export.targets import Target, get_target
 from effvision.metadata import Metadata, part_path
 from effvision.sources import open_source
 
-__all__ = ["export_kit"]
+__all__ = ["appearing_kit", "checked_place", "export_kit", "predicted", "template", "tolerances", "verify", "write"]
 
 _FORMAT = 1
 _TASKS = ("classification",)  # there is a runner for
@@ -47,6 +46,7 @@ _MADE = ("model.onnx", "model.json", "golden.npz", "labels.txt", "README.md")
 _MADE_THERE = ("model.engine", "model.engine.from", "model.build.log", "timing.cache", "engine_cache", "__pycache__")
 """What using a kit leaves in it; it belongs to the model that is replaced, and goes with it."""
 _FRAMES = 64
+_REASONS = 4  # of the device check, in the README
 _VERIFY_TIMEOUT_S = 300
 
 
@@ -89,7 +89,7 @@ def export_kit(
         if not pictures:
             raise InputError("`frames` holds no frame\nhint: give a video or a folder of pictures, or leave it out")
     golden = record(predictor, [shrink(picture, predictor.metadata.preprocess) for picture in _alike(pictures)])
-    with _appearing(place) as temporary:
+    with appearing_kit(place) as temporary:
         exported = predictor.export(
             temporary / "model.onnx",
             batch=1,
@@ -103,30 +103,12 @@ def export_kit(
         if exported.ir > to.ir:
             raise ExportError(f"the file has ONNX format {exported.ir}, and {to.title} reads up to {to.ir}")
         report = _fill(temporary, exported, to, golden)
-        _check_whole(temporary)
-    return _moved(report, place)
-
-
-def _moved(report: KitReport, place: Path) -> KitReport:
-    model = place / "model.onnx"
-    return replace(
-        report,
-        folder=place,
-        export=replace(report.export, path=model),
-        device=replace(report.device, model=str(model)),
-    )
+    return report.at(place)
 
 
 def _check(predictor: Any, folder: Any) -> Path:
-    """Refuse before any work what cannot become a kit; return the folder."""
-    place = as_path(folder, name="folder")
-    if place.suffix.lower() == ".onnx":
-        raise InputError(f"a kit is a folder; got {place.name!r}\nhint: give a folder's name, or leave the target out")
-    if predictor.runtime.name != "torch":
-        raise InputError(
-            f"a kit is written from PyTorch, and this model runs in {predictor.runtime.name}\n"
-            "hint: from_pretrained(CARD, runtime='torch').export_kit(...)"
-        )
+    """Refuse before any work what cannot become a kit of frames; return the folder."""
+    place = checked_place(predictor, folder)
     metadata: Metadata = predictor.metadata
     name = metadata.card or "this network"
     if metadata.task not in _TASKS:
@@ -138,6 +120,24 @@ def _check(predictor: Any, folder: Any) -> Path:
         raise InputError(
             f"{name} cannot work frame by frame, which is what a kit's runner does on a camera\n"
             "hint: `export` without a target writes its ONNX file; for a camera use weights that stream"
+        )
+    return place
+
+
+def checked_place(predictor: Any, folder: Any) -> Path:
+    """Return where a kit may appear.
+
+    Raises:
+        InputError: a file's name, or a model that is not in PyTorch.
+        SourceError: there is no such folder to put it in, or something else is in the way.
+    """
+    place = as_path(folder, name="folder")
+    if place.suffix.lower() == ".onnx":
+        raise InputError(f"a kit is a folder; got {place.name!r}\nhint: give a folder's name, or leave the target out")
+    if predictor.runtime.name != "torch":
+        raise InputError(
+            f"a kit is written from PyTorch, and this model runs in {predictor.runtime.name}\n"
+            "hint: from_pretrained(CARD, runtime='torch').export_kit(...)"
         )
     if not place.absolute().parent.is_dir():
         raise SourceError(f"cannot write {place}: there is no folder {place.parent}\nhint: mkdir -p {place.parent}")
@@ -176,7 +176,7 @@ def _check_free(place: Path) -> None:
     names = sorted(item.name for item in place.iterdir())
     if not names:
         return
-    known = {*_PROGRAMS, *_TENSORRT_PROGRAMS, *_MADE, *_MADE_THERE}
+    known = {*_PROGRAMS, *_TENSORRT_PROGRAMS, *_MADE, *_MADE_THERE, "points"}
     foreign = [name for name in names if name not in known]
     try:
         ours = json.loads((place / "model.json").read_text("utf-8"))["kit"] == _FORMAT
@@ -208,64 +208,68 @@ def _fill(folder: Path, exported: ExportReport, target: Target, golden: dict[str
         "sha256": {part.path.name: part.sha256 for part in (exported, *exported.parts)},
         "effvision": block,
     }
-    _write(folder / "model.json", json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False).encode())
-    _write(folder / "labels.txt", "".join(f"{label}\n" for label in metadata.labels).encode())
+    write(folder / "model.json", json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    write(folder / "labels.txt", "".join(f"{label}\n" for label in metadata.labels).encode())
     packed = io.BytesIO()
     np.savez_compressed(packed, **golden)  # type: ignore[arg-type]
-    _write(folder / "golden.npz", packed.getvalue())
+    write(folder / "golden.npz", packed.getvalue())
     release = "" if target.tensorrt is None else ".".join(map(str, target.tensorrt))
     for name in [*_PROGRAMS, *(_TENSORRT_PROGRAMS if target.tensorrt else ())]:
-        text = _template(name).replace("@TENSORRT@", release).replace("@PRECISION@", metadata.number_kind)
-        _write(folder / name, text.encode())
+        text = template(name).replace("@TENSORRT@", release).replace("@PRECISION@", metadata.number_kind)
+        write(folder / name, text.encode())
         if name in ("runner.py", "build_engine.sh"):
             os.chmod(folder / name, os.stat(folder / name).st_mode | 0o111)
     device = check_device(folder / "model.onnx", target)
     if device.verdict == SILENT:
         raise ExportError(f"a kit for {target.title} would give wrong numbers\n{device}")
-    verified = _verify(folder)
+    verified = verify(folder)
     files = [name for name in (*_MADE, *_PROGRAMS, *_TENSORRT_PROGRAMS) if (folder / name).exists()]
     text = fill_readme(
-        _template("README.md"),
+        template("README.md"),
         metadata,
         target,
         files=[name for name in FILES if name in files or name == "README.md"],
         steps=STEPS,
-        tolerances=_tolerances(),
+        tolerances=tolerances(),
         verified=verified,
-        device_check=_predicted(device),
+        device_check=predicted(device),
     )
-    _write(folder / "README.md", text.encode())
+    write(folder / "README.md", text.encode())
     sizes = {name: (folder / name).stat().st_size for name in sorted([*files, "README.md"])}
     return KitReport(folder, target.name, sizes, exported, verified, device)
 
 
-def _predicted(device: DeviceReport) -> str:
+def predicted(device: DeviceReport) -> str:
+    """Say in a line what the device check found."""
     nodes = ", ".join(f"{count} {verdict}" for verdict, count in device.counts.items() if count)
-    why = "; ".join(dict.fromkeys(finding.reason for finding in device.problems))
+    reasons = list(dict.fromkeys(finding.reason for finding in device.problems))
+    why = "; ".join(reasons[:_REASONS]) + (f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else "")
     return f"{device.verdict} ({nodes} nodes; table {device.table}){': ' + why if why else ''}."
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """Return a file of `kit_files`."""
     return resources.files("effvision.export").joinpath("kit_files", name).read_text("utf-8")
 
 
-def _write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes) -> None:
+    """Write a file of a kit."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())  # a full disk says so here, and not after the folder was moved into place
 
 
-def _tolerances() -> dict[str, tuple[float, float]]:
+def tolerances(program: str = "runner.py") -> dict[str, tuple[float, float]]:
     """Read the limits where the runner has them, so that the README cannot say others."""
-    for node in ast.parse(_template("runner.py")).body:
+    for node in ast.parse(template(program)).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TOLERANCES":
             found: dict[str, tuple[float, float]] = ast.literal_eval(node.value)
             return found
     raise ExportError("the runner's template has no TOLERANCES: this installation of effvision is damaged")
 
 
-def _verify(folder: Path) -> str:
+def verify(folder: Path) -> str:
     """Run the kit's own check as a user will; return what it measured.
 
     Raises:
@@ -287,13 +291,13 @@ def _verify(folder: Path) -> str:
 
 def _check_whole(folder: Path) -> None:
     """Read back what was written, as a last look before the folder appears."""
-    empty = [item.name for item in folder.iterdir() if item.stat().st_size == 0]
+    empty = [item.name for item in folder.rglob("*") if item.stat().st_size == 0 and item.name != "__init__.py"]
     if empty:
         raise ExportError(f"{', '.join(empty)} of the kit came out empty: is the disk full?")
 
 
 @contextmanager
-def _appearing(place: Path) -> Iterator[Path]:
+def appearing_kit(place: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `place`; on success it takes its place, on any error it is removed."""
     place = place.absolute()
     temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
@@ -301,6 +305,7 @@ def _appearing(place: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
+        _check_whole(temporary)
         _check_free(place)  # the work took a while
         if place.exists():
             os.replace(place, old)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from effvision.errors import ExportError, InputError
 from effvision.export.device_check import check_device
 from effvision.export.device_report import SILENT
-from effvision.export.kit import Kit, checked_place, predicted, template, tolerances, verify, write
+from effvision.export.kit import appearing_kit, checked_place, predicted, template, tolerances, verify, write
 from effvision.export.kit_readme import fill_cloud_readme
 from effvision.export.report import ExportReport, KitReport
 from effvision.export.targets import Target, get_target
@@ -33,7 +33,7 @@ def export_cloud_kit(
     target: str | Target,
     folder: str | os.PathLike[str],
     *,
-    modules: Sequence[str],
+    names: Mapping[str, str],
     clouds: Any = None,
     half: bool = False,
     notify: Callable[[str], None] | None = None,
@@ -44,7 +44,7 @@ def export_cloud_kit(
         predictor: A predictor of clouds in PyTorch.
         target: A name of `effvision.export.targets.TARGETS`, or one of its values.
         folder: Made; an earlier kit there, or an empty folder, is replaced when everything was checked.
-        modules: Of the family, that go along: how a cloud is read, prepared and labelled. NumPy only.
+        names: What the runner takes, and from which module of ours: how a cloud is read, prepared and labelled.
         clouds: Source of real clouds; the export is checked with them, and the first becomes `golden.npz`. Default: generated.
         half: Compute in float16.
         notify: Told what is going on.
@@ -62,14 +62,16 @@ def export_cloud_kit(
             "hint: `export` without a target writes the ONNX file alone; `--form tables` is for its TensorRT"
         )
     form = "tables" if to.tensorrt is not None and to.tensorrt < _SCATTERS else "scatter"
-    given = next(iter(predictor.real_inputs(clouds))) if clouds is not None else next(predictor.example_updates(1, seed=0))
-    with Kit(place) as temporary:
+    given = (
+        next(iter(predictor.real_inputs(clouds))) if clouds is not None else next(predictor.example_updates(1, seed=0))
+    )
+    with appearing_kit(place) as temporary:
         exported = predictor.export(
             temporary / "model.onnx", batch=1, opset=to.opset, frames=clouds, half=half, form=form, notify=notify
         )
         if exported.ir > to.ir:
             raise ExportError(f"the file has ONNX format {exported.ir}, and {to.title} reads up to {to.ir}")
-        report = _fill(temporary, exported, to, _golden(predictor, given), modules, predictor.fields)
+        report = _fill(temporary, exported, to, _golden(predictor, given), names, predictor.fields)
     return report.at(place)
 
 
@@ -87,7 +89,7 @@ def _golden(predictor: Any, cloud: Any) -> dict[str, np.ndarray]:
 
 
 def _fill(
-    folder: Path, exported: ExportReport, target: Target, golden: dict[str, np.ndarray], modules: Sequence[str],
+    folder: Path, exported: ExportReport, target: Target, golden: dict[str, np.ndarray], names: Mapping[str, str],
     fields: Sequence[str],
 ) -> KitReport:  # fmt: skip
     """Write everything beside the model; the README last, for it tells what the check of the rest measured."""
@@ -108,7 +110,7 @@ def _fill(
     packed = io.BytesIO()
     np.savez_compressed(packed, **golden)  # type: ignore[arg-type]
     write(folder / "golden.npz", packed.getvalue())
-    for name, text in vendored(modules, _PACKAGE).items():
+    for name, text in vendored(names, _PACKAGE).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write(folder / name, text.encode())
     write(folder / "runner.py", template("cloud_runner.py").encode())
@@ -122,7 +124,5 @@ def _fill(
         verified=verified, device_check=predicted(device),
     )  # fmt: skip
     write(folder / "README.md", text.encode())
-    sizes = {
-        str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     return KitReport(folder, target.name, sizes, exported, verified, device)

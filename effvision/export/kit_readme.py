@@ -8,7 +8,7 @@ from typing import Any
 from effvision.export.targets import Target
 from effvision.metadata import Metadata
 
-__all__ = ["FILES", "fill_readme"]
+__all__ = ["CLOUD_FILES", "FILES", "fill_cloud_readme", "fill_readme"]
 
 FILES: Mapping[str, str] = {
     "README.md": "this file",
@@ -67,6 +67,28 @@ one Python finds, and whether it says `GStreamer: YES`:
 _ANY = """\
     python3 -m venv ~/kit && . ~/kit/bin/activate
     pip install numpy opencv-python onnxruntime       # NVIDIA GPU: onnxruntime-gpu instead of onnxruntime, never both
+
+On a Jetson write the kit with that board's `--target`: its README names what to install there."""
+
+CLOUD_FILES: Mapping[str, str] = {
+    "README.md": "this file",
+    "runner.py": "the program; `python3 runner.py --help`",
+    "points/": "how clouds are read, prepared, cut into chunks and labelled, in numpy",
+    "model.onnx": "the network, and a description of everything else, in its metadata",
+    "model.json": "that description, and the colours of the classes",
+    "labels.txt": "the class names, one a line",
+    "golden.npz": "a cloud, and what PyTorch gave for it",
+}
+"""Every file of a kit for clouds, in the order a reader wants them."""
+
+_CLOUD_JETSON = """\
+    sudo apt-get update
+    sudo apt-get install python3-numpy python3-pip python3-venv
+    python3 -m venv --system-site-packages ~/kit && . ~/kit/bin/activate
+{wheel}"""
+_CLOUD_ANY = """\
+    python3 -m venv ~/kit && . ~/kit/bin/activate
+    pip install numpy onnxruntime       # NVIDIA GPU: onnxruntime-gpu instead of onnxruntime, never both
 
 On a Jetson write the kit with that board's `--target`: its README names what to install there."""
 
@@ -135,6 +157,47 @@ def fill_readme(
             metadata.check, "The float32 graph it was made from" if metadata.precision else "Exported file"
         ),
         "ORDER": _order(metadata.precision),
+        "VERIFIED": verified,
+        "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
+        "LICENCE": metadata.licence or "licence not stated",
+    }
+    for name, value in values.items():
+        template = template.replace(f"@{name}@", value)
+    return template
+
+
+def fill_cloud_readme(
+    template: str,
+    metadata: Metadata,
+    target: Target,
+    *,
+    fields: Sequence[str],
+    tolerances: Mapping[str, tuple[float, float]],
+    verified: str,
+    device_check: str | None,
+) -> str:
+    """Return the README of one kit for clouds; the arguments as in `fill_readme`, `fields` those a cloud must have.
+
+    Tolerances: by precision, the share of other labels and the relative root mean square.
+    """
+    jetson = target.tensorrt is not None
+    fp32, fp16 = tolerances["fp32"], tolerances["fp16"]
+    values = {
+        "CARD": metadata.card or "A network of your own",
+        "TITLE": target.title,
+        "TARGET": target.name,
+        "DEVICES": f"{target.devices}; {target.note}" if target.note else target.devices,
+        "VERSION": metadata.version,
+        "PURPOSE": f"{metadata.task} of clouds of points, {len(metadata.labels)} classes.",
+        "FILES": "\n".join(f"| `{name}` | {text} |" for name, text in CLOUD_FILES.items()),
+        "INSTALL": _CLOUD_JETSON.format(wheel=_WHEELS[target.name]) if jetson else _CLOUD_ANY,
+        "FIELDS": ", ".join(f"`{name}`" for name in fields) or "none",
+        "LIMITS": f"{fp32[1]:g} on the CPU, or {fp16[1]:g} on a GPU,",
+        "SHARES": f"{fp32[0]:.1%} (GPU: {fp16[0]:.1%})",
+        "PRECISION": _precision(metadata.precision),
+        "CHECK": _check(
+            metadata.check, "The float32 graph it was made from" if metadata.precision else "Exported file"
+        ),
         "VERIFIED": verified,
         "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
         "LICENCE": metadata.licence or "licence not stated",

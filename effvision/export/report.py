@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -103,6 +103,13 @@ class KitReport:
     export: ExportReport
     verified: str
     device: DeviceReport
+
+    def at(self, place: Path) -> KitReport:
+        """Return the same kit after it was moved to `place`."""
+        model = place / "model.onnx"
+        return replace(
+            self, folder=place, export=replace(self.export, path=model), device=replace(self.device, model=str(model))
+        )
 
     def __fspath__(self) -> str:
         return str(self.folder)

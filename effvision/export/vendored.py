@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from effvision.errors import ExportError
@@ -16,7 +16,9 @@ from effvision.errors import ExportError
 __all__ = ["vendored"]
 
 _OURS = "effvision"
-_HEADER = "# Part of a kit: written by effvision (Apache-2.0) from its module {name}, without annotations. Do not edit.\n"
+_HEADER = (
+    "# Part of a kit: written by effvision (Apache-2.0) from its module {name}, without annotations. Do not edit.\n"
+)
 _TYPING = '''"""What annotations of ours name, for a NumPy without `numpy.typing`."""
 
 
@@ -29,11 +31,12 @@ ArrayLike = object
 '''
 
 
-def vendored(roots: Sequence[str], package: str) -> dict[str, str]:
+def vendored(names: Mapping[str, str], package: str) -> dict[str, str]:
     """Return the files of a package that holds modules of ours and all of ours that they import.
 
     Args:
-        roots: Names of modules, `effvision.sources.clouds`. None of them may need PyTorch.
+        names: What the package offers, and the module of ours that has it: `open_cloud`, `effvision.sources.clouds`. None
+            of them may need PyTorch.
         package: What to call the package; `effvision.sources.clouds` becomes `PACKAGE.sources.clouds`.
 
     Returns:
@@ -42,8 +45,10 @@ def vendored(roots: Sequence[str], package: str) -> dict[str, str]:
     Raises:
         ExportError: a module that Python 3.8 could not read.
     """
-    found: dict[str, str] = {f"{package}/__init__.py": "", f"{package}/_typing.py": _TYPING}
-    waiting, done = list(roots), set()
+    lines = [f"from {package}{module[len(_OURS) :]} import {name}" for name, module in sorted(names.items())]
+    offered = "".join(f"{line}\n" for line in [*lines, "", f"__all__ = {sorted(names)}"])
+    found: dict[str, str] = {f"{package}/__init__.py": offered, f"{package}/_typing.py": _TYPING}
+    waiting, done = list(names.values()), set()
     while waiting:
         name = waiting.pop()
         if name in done:
@@ -52,7 +57,7 @@ def vendored(roots: Sequence[str], package: str) -> dict[str, str]:
         change = _Change(package)
         tree = change.visit(ast.parse(_source(name).read_text("utf-8")))
         text = _HEADER.format(name=name) + ast.unparse(ast.fix_missing_locations(tree)) + "\n"
-        _check(name, text)
+        _check(name, tree, text)
         parts = [package, *name.split(".")[1:]]
         found["/".join(parts) + ".py"] = text
         for end in range(2, len(parts)):
@@ -100,7 +105,17 @@ def _is_alias(node: ast.Assign) -> bool:
     target = node.targets[0]
     if not isinstance(target, ast.Name) or not target.id.lstrip("_")[:1].isupper() or target.id.isupper():
         return False
-    allowed = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.BitOr, ast.Tuple, ast.List, ast.Constant, ast.Load)
+    allowed = (
+        ast.Name,
+        ast.Attribute,
+        ast.Subscript,
+        ast.BinOp,
+        ast.BitOr,
+        ast.Tuple,
+        ast.List,
+        ast.Constant,
+        ast.Load,
+    )
     return isinstance(node.value, (ast.Subscript, ast.BinOp)) and all(
         isinstance(part, allowed) for part in ast.walk(node.value)
     )
@@ -113,8 +128,20 @@ def _source(name: str) -> Path:
     return Path(spec.origin)
 
 
-def _check(name: str, text: str) -> None:
+def _check(name: str, tree: ast.AST, text: str) -> None:
+    """Refuse what Python 3.8 has not, as far as it can be seen: syntax, `removeprefix` and its like, joined dicts."""
+    reason: object = None
     try:
         ast.parse(text, feature_version=(3, 8))
     except SyntaxError as error:
-        raise ExportError(f"{name} cannot be written for Python 3.8: {error}") from error
+        reason = error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("removeprefix", "removesuffix"):
+            reason = f"`{node.attr}`"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            sides = (node.left, node.right)
+            reason = "joined dicts" if any(isinstance(side, (ast.Dict, ast.DictComp)) for side in sides) else reason
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitOr):
+            reason = "`|=`, which may join dicts"
+    if reason is not None:
+        raise ExportError(f"{name} cannot be written for Python 3.8: {reason}")

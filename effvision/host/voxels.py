@@ -138,7 +138,7 @@ def graph_arrays(
     placed = place_points(points[:, :3], unit_ball=unit_ball)
     arrays: dict[str, NDArray[Any]] = {"points": points, "placed": placed}
     for resolution in dict.fromkeys(int(name.partition("_")[2]) for name in names if name.startswith("parts_")):
-        arrays |= voxel_tables(placed, resolution, margin=margin).arrays(resolution)
+        arrays.update(voxel_tables(placed, resolution, margin=margin).arrays(resolution))
     return {name: arrays[name] for name in names if name in arrays}
 
 

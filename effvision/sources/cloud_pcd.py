@@ -24,7 +24,8 @@ __all__ = ["looks_like_pcd", "read_pcd"]
 _LONGEST_HEADER = 1 << 16
 _MOST_NUMBERS = 1 << 16  # a row may hold: histograms have hundreds
 _WORDS = ("VERSION", "FIELDS", "COLUMNS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
-_TYPES = {f"{kind}{size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)} | {
+_TYPES = {
+    **{f"{kind}{size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
     "F4": "<f4",
     "F8": "<f8",
 }

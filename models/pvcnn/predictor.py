@@ -29,7 +29,7 @@ from effvision.sources.clouds import open_cloud
 from effvision.state import Array, State
 
 if TYPE_CHECKING:
-    from effvision.export import ExportReport, Int8
+    from effvision.export import ExportReport, Int8, KitReport
     from effvision.export.precision import Form
     from effvision.models.pvcnn.assemble import Network
 
@@ -40,6 +40,14 @@ _FORMS = ("scatter", "tables")
 _ON_CPU = 2  # most chunks of one size in one call: 15 % faster than one, and no slower than four (S3DIS, 4096 points)
 _TOGETHER = 8  # likewise on a GPU; not measured
 _TRIES = 64
+_IN_KITS = {
+    "EffvisionError": "effvision.errors",
+    "fed": "effvision.models.pvcnn.labelling",
+    "label": "effvision.models.pvcnn.labelling",
+    "open_cloud": "effvision.sources.clouds",
+    "parse_input": "effvision.models.pvcnn.inputs",
+    "write_ply": "effvision.sources.cloud_writer",
+}
 _EXAMPLE_POINTS = 300
 
 
@@ -120,7 +128,7 @@ class PVCNN(CloudPredictor):
         """Run the chunks of a cloud and join the answers: `labels` (P,) int32 and `scores` (P,) float32 in 0..1."""
 
         def run(points: np.ndarray) -> np.ndarray:
-            outputs, _ = runtime.step(self._fed(points), State())
+            outputs, _ = runtime.step(self.fed(points), State())
             return np.asarray(outputs["logits"])
 
         with tqdm(unit="chunk", disable=not arrays["progress"][0], leave=False) as bar:
@@ -187,6 +195,32 @@ class PVCNN(CloudPredictor):
                 )
         return super().export(path, batch=batch, opset=opset, steps=steps, frames=frames, half=half, notify=notify)
 
+    def export_kit(
+        self,
+        target: str,
+        folder: str | os.PathLike[str],
+        *,
+        frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> KitReport:
+        """Write a folder that labels clouds on a device with numpy and ONNX Runtime; see `effvision.export.kit_clouds`.
+
+        Arguments as in `Predictor.export_kit`; `frames` are clouds. The form follows from the target's TensorRT.
+
+        Raises:
+            InputError: int8, a network without a form for export, or a target with a Python before 3.8.
+        """
+        from effvision.export.kit_clouds import export_cloud_kit
+        from effvision.models.pvcnn.assemble import check_export
+
+        if int8 is not None:
+            raise InputError("there is no int8 of point networks yet\nhint: leave `int8` out")
+        if self.runtime.name == "torch":
+            check_export(cast(Any, self.runtime))
+        return export_cloud_kit(self, target, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify)
+
     def example_inputs(
         self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[Any] = ()
     ) -> Iterator[dict[str, np.ndarray]]:
@@ -202,7 +236,7 @@ class PVCNN(CloudPredictor):
             for attempt in range(_TRIES):
                 count = _EXAMPLE_POINTS + 53 * step + 17 * batch + attempt
                 points = self._example(arrays, batch, count, rng) if step % 2 else self._noise(batch, count, rng)
-                fed = self._fed(points)
+                fed = self.fed(points)
                 if all(min(fed[name].shape) > 1 for name in fed if name.startswith(("parts_", "crowded_"))):
                     break  # sizes of 1 would be taken for constants when a graph is traced
             yield fed
@@ -221,7 +255,7 @@ class PVCNN(CloudPredictor):
 
         return write_sample(path, kind=str(get_card(card).preprocess.get("kind")), seed=seed)
 
-    def _fed(self, points: np.ndarray) -> dict[str, np.ndarray]:
+    def fed(self, points: np.ndarray) -> dict[str, np.ndarray]:
         """What the graph takes for points (N, C, P), by the names it declares."""
         return fed(points, [tensor.name for tensor in self.metadata.graphs["step"].inputs], self.metadata.options)
 

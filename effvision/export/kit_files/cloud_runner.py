@@ -16,11 +16,7 @@ import sys
 import time
 
 import numpy as np
-from points.errors import EffvisionError
-from points.models.pvcnn.inputs import parse_input
-from points.models.pvcnn.labelling import fed, label
-from points.sources.cloud_writer import write_ply
-from points.sources.clouds import open_cloud
+from points import EffvisionError, fed, label, open_cloud, parse_input, write_ply
 
 __all__ = ["main"]
 
@@ -41,7 +37,13 @@ class KitError(Exception):
 
 def say(text):
     """Tell the one at the terminal; results go to standard output."""
-    print(text, file=sys.stderr, flush=True)
+    write(sys.stderr, text)
+
+
+def write(stream, text):
+    """Write a line, at once."""
+    stream.write(text + "\n")
+    stream.flush()
 
 
 class Network:
@@ -151,17 +153,29 @@ def _one(network, path, target, as_json):
     spent_s = time.perf_counter() - started
     counts = np.bincount(labels, minlength=len(network.labels)).tolist()
     if as_json:
-        found = {"source": path, "points": len(cloud), "counts": dict(zip(network.labels, counts)), "s": round(spent_s, 4)}
-        print(json.dumps(found), flush=True)
+        found = {
+            "source": path,
+            "points": len(cloud),
+            "counts": dict(zip(network.labels, counts)),
+            "s": round(spent_s, 4),
+        }
+        write(sys.stdout, json.dumps(found))
     else:
-        print(f"{path}: {len(cloud):,} points in {spent_s:.1f} s on {network.used}")
+        write(sys.stdout, f"{path}: {len(cloud):,} points in {spent_s:.1f} s on {network.used}")
         width = max(map(len, network.labels))
         for name, count in zip(network.labels, counts):
-            print(f"  {name:<{width}}  {count:>11,}  {100 * count / len(cloud):5.1f} %", flush=True)
+            write(sys.stdout, f"  {name:<{width}}  {count:>11,}  {100 * count / len(cloud):5.1f} %")
     if target:
         xyz = cloud.world() if cloud.origin.any() else cloud.xyz
         names = "\n".join(f"label {place} is {name}" for place, name in enumerate(network.labels))
-        write_ply(target, xyz, rgb=_colours(network)[labels], comment=names, label=labels.astype(_small(network)), score=scores)
+        write_ply(
+            target,
+            xyz,
+            rgb=_colours(network)[labels],
+            comment=names,
+            label=labels.astype(_small(network)),
+            score=scores,
+        )
         say(f"wrote {target}")
 
 
@@ -191,7 +205,8 @@ def verify(network, path):
     first = next(iter(network.inputs.chunks(arrays["xyz"], seed=0)))
     cut = network.inputs.cut(arrays, first)
     same = cut.shape == points.shape and float(np.abs(cut - points).max()) <= 1e-5
-    got = np.asarray(network.logits(points[None] if not isinstance(network.axis, int) else np.repeat(points[None], network.axis, 0))[0], np.float64)
+    given = points[None] if not isinstance(network.axis, int) else np.repeat(points[None], network.axis, axis=0)
+    got = np.asarray(network.logits(given)[0], np.float64)
     relative = float(np.sqrt(((got - wanted) ** 2).mean() / (wanted.astype(np.float64) ** 2).mean()))
     found, _ = network.label(cloud)
     others = float((found != labels).mean())
