@@ -337,7 +337,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_kit_and_nothing_else(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         path.write_bytes(data)
 
-    monkeypatch.setattr(kit, "_write", full)
+    monkeypatch.setattr(kit, "write", full)
     if full_at == "model.onnx":
         monkeypatch.setattr(Path, "write_bytes", lambda path, data: full_disk())
     with pytest.raises(SourceError, match=r"cannot write the kit .*kit: No space left"):
