@@ -51,7 +51,7 @@ def page_file(name: str) -> str:
 
 def about_card(card: Card) -> str:
     """Return in HTML what a card says of itself: what it is, its data, its figures, its licence."""
-    measured = "; ".join(f"{what}: {figure}" for what, figure in card.measured.items() if figure != "TODO")
+    measured = "; ".join(f"{what}: {figure}" for what, figure in card.measured.items())
     facts = [
         f"{card.name}: {card.summary}",
         f"Trained on {card.data}" if card.data else "",

@@ -40,7 +40,7 @@ __all__ = ["appearing_kit", "checked_place", "export_kit", "predicted", "templat
 
 _FORMAT = 1
 _TASKS = ("classification",)  # there is a runner for
-_PROGRAMS = ("runner.py", "stream.py", "video.py")
+_PROGRAMS = ("runner.py", "session.py", "stream.py", "video.py")
 _TENSORRT_PROGRAMS = ("tensorrt_engine.py", "build_engine.sh")
 _MADE = ("model.onnx", "model.json", "golden.npz", "labels.txt", "README.md")
 _MADE_THERE = ("model.engine", "model.engine.from", "model.build.log", "timing.cache", "engine_cache", "__pycache__")

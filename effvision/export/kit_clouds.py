@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from effvision.clouds import Cloud
 from effvision.errors import ExportError, InputError
 from effvision.export.device_check import check_device
 from effvision.export.device_report import SILENT
@@ -25,6 +26,7 @@ __all__ = ["export_cloud_kit"]
 
 _PACKAGE = "points"
 _OLDEST = (3, 8)
+_GOLDEN = 30_000  # points
 _SCATTERS = (10, 0)  # the first TensorRT that adds where it scatters
 
 
@@ -62,17 +64,25 @@ def export_cloud_kit(
             "hint: `export` without a target writes the ONNX file alone; `--form tables` is for its TensorRT"
         )
     form = "tables" if to.tensorrt is not None and to.tensorrt < _SCATTERS else "scatter"
-    given = (
-        next(iter(predictor.real_inputs(clouds))) if clouds is not None else next(predictor.example_updates(1, seed=0))
-    )
+    real = None if clouds is None else predictor.real_inputs(clouds)
+    given = next(predictor.example_updates(1, seed=0)) if real is None else _small(real)
     with appearing_kit(place) as temporary:
         exported = predictor.export(
-            temporary / "model.onnx", batch=1, opset=to.opset, frames=clouds, half=half, form=form, notify=notify
+            temporary / "model.onnx", batch=1, opset=to.opset, frames=real, half=half, form=form, notify=notify
         )
         if exported.ir > to.ir:
             raise ExportError(f"the file has ONNX format {exported.ir}, and {to.title} reads up to {to.ir}")
         report = _fill(temporary, exported, to, _golden(predictor, given), names, predictor.fields)
     return report.at(place)
+
+
+def _small(clouds: Sequence[Cloud]) -> Cloud:
+    """The first cloud, or of a large one the points around its middle: a kit is no place for a survey."""
+    if not clouds:
+        raise InputError("`frames` holds no cloud\nhint: give a file or a folder of points, or leave it out")
+    cloud = clouds[0]
+    away = np.abs(cloud.xyz[:, :2] - np.median(cloud.xyz[:, :2], axis=0)).max(axis=1)
+    return cloud if len(cloud) <= _GOLDEN else cloud.select(np.sort(np.argpartition(away, _GOLDEN)[:_GOLDEN]))
 
 
 def _golden(predictor: Any, cloud: Any) -> dict[str, np.ndarray]:
@@ -113,6 +123,7 @@ def _fill(
     for name, text in vendored(names, _PACKAGE).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write(folder / name, text.encode())
+    write(folder / "session.py", template("session.py").encode())
     write(folder / "runner.py", template("cloud_runner.py").encode())
     os.chmod(folder / "runner.py", os.stat(folder / "runner.py").st_mode | 0o111)
     device = check_device(folder / "model.onnx", target)

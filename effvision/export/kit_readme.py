@@ -13,6 +13,7 @@ __all__ = ["CLOUD_FILES", "FILES", "fill_cloud_readme", "fill_readme"]
 FILES: Mapping[str, str] = {
     "README.md": "this file",
     "runner.py": "the program; `python3 runner.py --help`",
+    "session.py": "opens the model in ONNX Runtime",
     "stream.py": "its preparation, frame clock and smoothing, in numpy",
     "video.py": "its cameras, files and windows, through OpenCV",
     "model.onnx": "the network and its state, and a description of everything else, in its metadata",
@@ -73,6 +74,7 @@ On a Jetson write the kit with that board's `--target`: its README names what to
 CLOUD_FILES: Mapping[str, str] = {
     "README.md": "this file",
     "runner.py": "the program; `python3 runner.py --help`",
+    "session.py": "opens the model in ONNX Runtime",
     "points/": "how clouds are read, prepared, cut into chunks and labelled, in numpy",
     "model.onnx": "the network, and a description of everything else, in its metadata",
     "model.json": "that description, and the colours of the classes",
@@ -138,11 +140,6 @@ def fill_readme(
     jetson = target.tensorrt is not None
     camera = "csi://0" if jetson else "0"
     values = {
-        "CARD": metadata.card or "A network of your own",
-        "TITLE": target.title,
-        "TARGET": target.name,
-        "DEVICES": f"{target.devices}; {target.note}" if target.note else target.devices,
-        "VERSION": metadata.version,
         "PURPOSE": f"{metadata.task} of live pictures, {len(metadata.labels)} labels.",
         "FILES": "\n".join(f"| `{name}` | {FILES[name]} |" for name in files),
         "INSTALL": _JETSON.format(wheel=_WHEELS[target.name]) if jetson else _ANY,
@@ -151,16 +148,29 @@ def fill_readme(
         "RATE": _rate(metadata.options),
         "STEPS": str(steps),
         "LIMITS": _all_limits(metadata.precision, tolerances),
-        "PRECISION": _precision(metadata.precision),
         "TENSORRT": _TENSORRT.format(note=_note(target), numbers=_NUMBERS[metadata.number_kind]) if jetson else "",
-        "CHECK": _check(
-            metadata.check, "The float32 graph it was made from" if metadata.precision else "Exported file"
-        ),
         "ORDER": _order(metadata.precision),
+    }
+    return _filled(template, {**values, **_of_every_kit(metadata, target, verified, device_check)})
+
+
+def _of_every_kit(metadata: Metadata, target: Target, verified: str, device_check: str | None) -> dict[str, str]:
+    whole = "The float32 graph it was made from" if metadata.precision else "Exported file"
+    return {
+        "CARD": metadata.card or "A network of your own",
+        "TITLE": target.title,
+        "TARGET": target.name,
+        "DEVICES": f"{target.devices}; {target.note}" if target.note else target.devices,
+        "VERSION": metadata.version,
+        "PRECISION": _precision(metadata.precision),
+        "CHECK": _check(metadata.check, whole),
         "VERIFIED": verified,
         "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
         "LICENCE": metadata.licence or "licence not stated",
     }
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         template = template.replace(f"@{name}@", value)
     return template
@@ -180,31 +190,17 @@ def fill_cloud_readme(
 
     Tolerances: by precision, the share of other labels and the relative root mean square.
     """
-    jetson = target.tensorrt is not None
     fp32, fp16 = tolerances["fp32"], tolerances["fp16"]
+    install = _CLOUD_ANY if target.tensorrt is None else _CLOUD_JETSON.format(wheel=_WHEELS[target.name])
     values = {
-        "CARD": metadata.card or "A network of your own",
-        "TITLE": target.title,
-        "TARGET": target.name,
-        "DEVICES": f"{target.devices}; {target.note}" if target.note else target.devices,
-        "VERSION": metadata.version,
         "PURPOSE": f"{metadata.task} of clouds of points, {len(metadata.labels)} classes.",
         "FILES": "\n".join(f"| `{name}` | {text} |" for name, text in CLOUD_FILES.items()),
-        "INSTALL": _CLOUD_JETSON.format(wheel=_WHEELS[target.name]) if jetson else _CLOUD_ANY,
+        "INSTALL": install,
         "FIELDS": ", ".join(f"`{name}`" for name in fields) or "none",
         "LIMITS": f"{fp32[1]:g} on the CPU, or {fp16[1]:g} on a GPU,",
         "SHARES": f"{fp32[0]:.1%} (GPU: {fp16[0]:.1%})",
-        "PRECISION": _precision(metadata.precision),
-        "CHECK": _check(
-            metadata.check, "The float32 graph it was made from" if metadata.precision else "Exported file"
-        ),
-        "VERIFIED": verified,
-        "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
-        "LICENCE": metadata.licence or "licence not stated",
     }
-    for name, value in values.items():
-        template = template.replace(f"@{name}@", value)
-    return template
+    return _filled(template, {**values, **_of_every_kit(metadata, target, verified, device_check)})
 
 
 def _rate(options: Mapping[str, Any]) -> str:

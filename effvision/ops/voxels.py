@@ -18,7 +18,7 @@ from torch import Tensor
 from effvision.errors import DTypeError, RangeError, ShapeError
 from effvision.ops.rows import check_finite, check_shape, flat_index, precise, rows_of, weighted_rows
 
-__all__ = ["VoxelPlan", "centre_and_scale", "place_points", "plan_voxels", "voxel_positions"]
+__all__ = ["VoxelPlan", "place_points", "plan_voxels", "voxel_positions"]
 
 _ROUNDINGS = 16
 _STEP = 4  # sides of a cut-out grid are multiples of it: few shapes, since oneDNN prepares itself for each new one
@@ -48,13 +48,13 @@ def place_points(coords: Tensor, *, unit_ball: bool = True, eps: float = 0.0) ->
     """
     check_shape(coords, "coords")
     exact = coords.detach() if coords.device.type == "mps" else coords.detach().double()  # mps has no float64
-    placed = centre_and_scale(exact, unit_ball=unit_ball, eps=eps)
+    placed = _centre_and_scale(exact, unit_ball=unit_ball, eps=eps)
     if not bool(placed[:, :, 0].isfinite().all()):  # one NaN or infinity makes the mean, and so every point, NaN
         check_finite(coords, "coords")
     return placed.to(precise(coords).dtype)
 
 
-def centre_and_scale(coords: Tensor, *, unit_ball: bool, eps: float = 0.0) -> Tensor:
+def _centre_and_scale(coords: Tensor, *, unit_ball: bool, eps: float = 0.0) -> Tensor:
     """The arithmetic of `place_points` in the dtype of `coords`, unchecked."""
     mean = coords.mean(2, keepdim=True)
     centred = coords - mean

@@ -1,11 +1,11 @@
 """The networks as graphs of named tensors for export, in two forms; the networks themselves know of neither.
 
-`ScatterGraph` averages the points of a voxel by a scatter that adds: ONNX Runtime, TensorRT 10 and later. `TableGraph` takes
-tables made on the host (`effvision.host.voxels`) and holds gathers and sums only: everything else, TensorRT 8 included.
+`PlacedScatterGraph` averages the points of a voxel by a scatter that adds: ONNX Runtime, TensorRT 10 and later. `TableGraph`
+takes tables made on the host (`effvision.host.voxels`) and holds gathers and sums only: everything else, TensorRT 8 included.
 Grids are read by one gather of eight rows a point in both. PVCNN++, which chooses its centres one by one, has neither form.
 
-The last bit of a coordinate can decide in which voxel a point falls, so places are computed in float64, in `ScatterGraph`
-by the graph itself. TensorRT has no float64: `PlacedScatterGraph` and `TableGraph` take places that the host computed.
+The last bit of a coordinate can decide in which voxel a point falls, so both take places that the host computed in float64;
+TensorRT has none.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from effvision.models.pvcnn.frustum import FrustumSegmentation
 from effvision.models.pvcnn.fusing import fuse
 from effvision.models.pvcnn.layers import Excite, PVConv, VolumeConv
 from effvision.models.pvcnn.network import PVCNN
-from effvision.ops.voxels import centre_and_scale, voxel_positions
+from effvision.ops.voxels import voxel_positions
 
-__all__ = ["TABLES", "PlacedScatterGraph", "ScatterGraph", "TableGraph", "resolutions"]
+__all__ = ["TABLES", "PlacedScatterGraph", "TableGraph", "resolutions"]
 
 TABLES = ("parts", "crowded", "shares", "cells", "corners", "weights")
 """Inputs of a `TableGraph` for each resolution, in order: the fields of `effvision.host.voxels.VoxelTables`."""
@@ -115,20 +115,6 @@ class _Graph(nn.Module):
         if isinstance(self.network, FrustumSegmentation):
             return self.network.run(points, given[0], place)
         return self.network.run(points, place)
-
-
-class ScatterGraph(_Graph):
-    """points (N, C, P), for a frustum also one_hot (N, 3), -> logits (N, K, P)."""
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the graph's inputs, in order."""
-        return ("points", *self.given)
-
-    def forward(self, points: Tensor, *given: Tensor) -> Tensor:
-        """Classify every point."""
-        placed = centre_and_scale(points[:, :3].double(), unit_ball=self.unit_ball)
-        return self.answer(points, given, _ScatterPlace(placed.to(points.dtype)))
 
 
 class PlacedScatterGraph(_Graph):

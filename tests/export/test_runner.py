@@ -493,7 +493,7 @@ def test_a_file_that_holds_no_frame_and_labels_no_terminal_can_show(kit: Path, t
     with loaded(kit) as programs:
         stream = SimpleNamespace(encoding="ascii", written=[], flush=lambda: None)
         stream.write = stream.written.append
-        programs.stream.write(stream, "\u00fcber")
+        programs.session.write(stream, "\u00fcber")
     assert stream.written == ["?ber\n"]
 
 

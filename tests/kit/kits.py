@@ -22,7 +22,7 @@ from effvision import TSM
 from effvision.models.tsm.network import insert_temporal_shift, randomise
 from effvision.models.tsm.time import Direction
 
-MODULES = ("runner", "stream", "video", "tensorrt_engine")
+MODULES = ("runner", "session", "stream", "video", "tensorrt_engine")
 
 
 class Block(nn.Module):

@@ -9,7 +9,6 @@ metadata inside model.onnx; `points/` holds what is done to a cloud before and a
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -17,95 +16,33 @@ import time
 
 import numpy as np
 from points import EffvisionError, fed, label, open_cloud, parse_input, write_ply
+from session import HERE, PROVIDERS, KitError, say, start, write
 
 __all__ = ["main"]
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-PROVIDERS = (  # in the order they are tried
-    ("tensorrt", "TensorrtExecutionProvider"),
-    ("cuda", "CUDAExecutionProvider"),
-    ("cpu", "CPUExecutionProvider"),
-)
 # Allowed by --verify: the share of points with another label, and the root mean square of the logits' differences over that
 # of the logits. A GPU rounds float32 products to 10 bits (TF32) as half precision does: both are "fp16".
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (2e-2, 2e-2)}
-
-
-class KitError(Exception):
-    """What is wrong, for people."""
-
-
-def say(text):
-    """Tell the one at the terminal; results go to standard output."""
-    write(sys.stderr, text)
-
-
-def write(stream, text):
-    """Write a line, at once."""
-    stream.write(text + "\n")
-    stream.flush()
 
 
 class Network:
     """The network in ONNX Runtime."""
 
     def __init__(self, path, asked, fp16):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise KitError(f"onnxruntime cannot be imported ({error}); README.md says which to install") from error
-        offered = onnxruntime.get_available_providers()
-        order = [(short, name) for short, name in PROVIDERS if name in offered]
-        say("onnxruntime {} offers: {}".format(onnxruntime.__version__, ", ".join(offered)))
-        if asked and asked not in [short for short, _ in order]:
-            raise KitError(f"this onnxruntime has no {asked}; README.md says which one to install")
-        if asked:  # the ones after it stay, for nodes it does not take
-            order = order[[short for short, _ in order].index(asked) :]
-        self.session = self._open(onnxruntime, path, order, fp16)
-        self.block = self._read(path)
+        self.session, text, self.used = start(path, asked, fp16)
+        self.block = self._read(text, path)
         self.names = [tensor["name"] for tensor in self.block["graphs"]["step"]["inputs"]]
         self.axis = self.block["graphs"]["step"]["inputs"][0]["shape"][0]
         self.inputs = parse_input(self.block["preprocess"])
         self.labels = self.block["labels"]
-        self.used = self.session.get_providers()[0]
-        self.precision = "fp32" if self.used == "CPUExecutionProvider" and "half" not in self._precision() else "fp16"
-        say("used: {} ({})".format(self.used, ", then ".join(self.session.get_providers())))
-        if asked and self.used != dict(PROVIDERS)[asked]:
-            raise KitError(f"{asked} was asked for and could not be started; onnxruntime's messages say why")
-        if self.used == "CPUExecutionProvider" and asked != "cpu":
-            say("WARNING: running on the CPU, not on a GPU: see README.md if this machine has one")
+        half = "half" in self.block.get("precision", {})
+        self.precision = "fp32" if self.used == "CPUExecutionProvider" and not half else "fp16"
 
-    def _open(self, onnxruntime, path, order, fp16):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        with open(path, "rb") as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-        cache = os.path.join(HERE, "engine_cache", digest[:12])
-        tensorrt = {
-            "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": cache,
-            "trt_fp16_enable": str(bool(fp16)),
-        }
-        if order[0][0] == "tensorrt":
-            say("TensorRT builds its engine at the first start: minutes; it is kept in engine_cache/")
-            os.makedirs(cache, exist_ok=True)
-        chosen = [(name, tensorrt) if short == "tensorrt" else name for short, name in order]
-        try:
-            return onnxruntime.InferenceSession(path, options, providers=chosen)
-        except Exception as error:  # onnxruntime's kinds of error have no common base
-            raise KitError(f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}") from error
-
-    def _read(self, path):
-        text = self.session.get_modelmeta().custom_metadata_map.get("effvision")
-        if text is None:
-            raise KitError(f"{path} has no `effvision` metadata: it was not written by effvision")
+    def _read(self, text, path):
         block = json.loads(text)
         if (block.get("schema"), block.get("task"), list(block.get("graphs", ()))) != (1, "segmentation", ["step"]):
             raise KitError(f"this runner is for schema 1, segmentation, one graph `step`; {path} says otherwise")
         return block
-
-    def _precision(self):
-        return self.block.get("precision", {})
 
     def logits(self, points):
         """Points (n, C, P) -> logits (n, K, P)."""

@@ -16,17 +16,12 @@ import os
 import sys
 
 import numpy as np
-from stream import KitError, Stream, say, write
+from session import HERE, PROVIDERS, KitError, say, start, write
+from stream import Stream
 from video import Recording, draw, frames_of, show
 
 __all__ = ["main"]
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-PROVIDERS = (  # in the order they are tried
-    ("tensorrt", "TensorrtExecutionProvider"),
-    ("cuda", "CUDAExecutionProvider"),
-    ("cpu", "CPUExecutionProvider"),
-)
 # Allowed by --verify: the largest difference as a share of the largest number, and the root mean square of the differences
 # over that of the numbers. A GPU rounds float32 products to 10 bits (TF32) as half precision does: both are "fp16".
 TOLERANCES = {"fp32": (1e-3, 1e-4), "fp16": (5e-2, 2e-2), "int8": (3e-1, 1.5e-1)}
@@ -56,88 +51,15 @@ def of_file(block, otherwise):
     return "int8" if "int8" in said else "fp16" if "half" in said else otherwise
 
 
-def kit_precision():
-    """Return what model.json says of the precision, before the model is open; nothing where there is none."""
-    try:
-        with open(os.path.join(HERE, "model.json"), encoding="utf-8") as file:
-            return json.load(file)["effvision"].get("precision", {})
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
-def sha256(path):
-    """Return the SHA-256 of a file as hexadecimal text."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
 class OnnxNetwork:
     """The network in ONNX Runtime, with its state."""
 
     def __init__(self, path, asked, fp16):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise KitError(f"onnxruntime cannot be imported ({error}); README.md says which to install") from error
-        offered = onnxruntime.get_available_providers()
-        order = [(short, name) for short, name in PROVIDERS if name in offered]
-        say("onnxruntime {} offers: {}".format(onnxruntime.__version__, ", ".join(offered)))
-        if asked and asked not in [short for short, _ in order]:
-            raise KitError(f"this onnxruntime has no {asked}; README.md says which one to install")
-        if self.for_cpu():
-            if asked not in (None, "cpu"):
-                raise KitError(f"{asked} was asked for, but this int8 model is for processors: write a kit for a board")
-            order = [pair for pair in order if pair[0] == "cpu"]
-        if asked:  # the ones after it stay, for nodes it does not take
-            order = order[[short for short, _ in order].index(asked) :]
-        self.session = self._open(onnxruntime, path, order, fp16)
-        text = self.session.get_modelmeta().custom_metadata_map.get("effvision")
-        if text is None:
-            raise KitError(f"{path} has no `effvision` metadata: it was not written by effvision")
+        self.session, text, self.used = start(path, asked, fp16)
         self.block, self.graph = read_block(text, path)
-        self.used = self.session.get_providers()[0]
-        on_cpu = self.used == "CPUExecutionProvider"
-        self.precision = of_file(self.block, "fp32" if on_cpu else "fp16")
-        say("used: {} ({})".format(self.used, ", then ".join(self.session.get_providers())))
-        if asked and self.used != dict(PROVIDERS)[asked]:
-            raise KitError(f"{asked} was asked for and could not be started; onnxruntime's messages say why")
-        if self.used not in (order[0][1], "CPUExecutionProvider"):
-            say(f"WARNING: {order[0][1]} is offered but could not be started; onnxruntime's messages say why")
-        if on_cpu and asked != "cpu" and not self.for_cpu():
-            say("*" * 78)
-            say("WARNING: running on the CPU, not on a GPU: much slower. Either this onnxruntime was built")
-            say("without CUDA and TensorRT, or its libraries do not fit this JetPack: see README.md.")
-            say("*" * 78)
+        self.precision = of_file(self.block, "fp32" if self.used == "CPUExecutionProvider" else "fp16")
         self.outputs = [item["name"] for item in self.graph["outputs"]] + [s["output"] for s in self.graph["states"]]
         self.reset()
-
-    def for_cpu(self):
-        """Whether the model was made for a processor: int8 in the form that GPUs do not take."""
-        return kit_precision().get("int8", {}).get("form") == "cpu"
-
-    def _open(self, onnxruntime, path, order, fp16):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # a folder for each model: onnxruntime tells engines apart by the graph's names, and would run one of other weights
-        cache = os.path.join(HERE, "engine_cache", sha256(path)[:12])
-        tensorrt = {
-            "trt_engine_cache_enable": "True",
-            "trt_engine_cache_path": cache,
-            "trt_fp16_enable": str(bool(fp16)),
-            "trt_int8_enable": str("int8" in kit_precision()),
-        }
-        if order[0][0] == "tensorrt" and "int8" in kit_precision():
-            # its optimiser would turn weights and their scales into a form that TensorRT 8 does not read
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        chosen = [(name, tensorrt) if short == "tensorrt" else name for short, name in order]
-        if order[0][0] == "tensorrt":
-            say("TensorRT builds its engine at the first start: minutes; it is kept in engine_cache/")
-            if not os.path.isdir(cache):
-                os.makedirs(cache)
-        try:
-            return onnxruntime.InferenceSession(path, options, providers=chosen)
-        except Exception as error:  # onnxruntime's kinds of error have no common base
-            raise KitError(f"onnxruntime {onnxruntime.__version__} cannot open {path}: {error}") from error
 
     def reset(self):
         """Begin a stream: the state is zeros."""

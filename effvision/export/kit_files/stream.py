@@ -3,29 +3,13 @@
 Part of a kit written by effvision (Apache-2.0). Python 3.6 or newer. What differs between models is read from the metadata.
 """
 
-import sys
 import time
 from functools import lru_cache
 
 import numpy as np
+from session import KitError
 
-__all__ = ["KitError", "Smoothing", "Stream", "resize_crop", "say", "softmax", "write"]
-
-
-class KitError(RuntimeError):
-    """Something that a user can mend; the message says how."""
-
-
-def say(text):
-    """Print to standard error."""
-    write(sys.stderr, text)
-
-
-def write(stream, text):
-    """Print a line; a terminal without UTF-8 gets question marks instead of an exception."""
-    encoding = getattr(stream, "encoding", None) or "ascii"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    stream.flush()
+__all__ = ["Smoothing", "Stream", "resize_crop", "softmax"]
 
 
 # -- from a picture to the network's input -------------------------------------------------------------------------------------

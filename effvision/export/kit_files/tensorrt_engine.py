@@ -7,7 +7,7 @@ name their tensors; both ways are here. They were tested against stand-ins, not 
 import ctypes
 
 import numpy as np
-from stream import KitError
+from session import KitError
 
 __all__ = ["Engine"]
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from stream import KitError, say
+from session import KitError, say
 
 __all__ = ["Recording", "draw", "frames_of", "show"]
 

@@ -15,7 +15,7 @@ from effvision.export.device_check import check_device
 from effvision.export.device_report import SILENT, UNSUPPORTED
 from effvision.host.voxels import graph_arrays
 from effvision.models.pvcnn.frustum import FrustumBoxes, FrustumSegmentation
-from effvision.models.pvcnn.graphs import PlacedScatterGraph, ScatterGraph, TableGraph, resolutions
+from effvision.models.pvcnn.graphs import PlacedScatterGraph, TableGraph, resolutions
 from effvision.models.pvcnn.network import PVCNN, PVCNN2, s3dis
 from effvision.models.pvcnn.stages import Stage
 
@@ -31,7 +31,7 @@ NETWORKS: dict[str, Any] = {
     ),
     "frustum": lambda: FrustumSegmentation(width=0.125, channels=4),
 }
-FORMS = [ScatterGraph, PlacedScatterGraph, TableGraph]
+FORMS = [PlacedScatterGraph, TableGraph]
 # clouds, points, points of them in one place, how far the cloud reaches
 SIZES = [(1, 1, 0, 1.0), (1, 700, 0, 1.0), (3, 257, 200, 0.6), (2, 64, 64, 1.0), (1, 1500, 900, 0.05)]
 
@@ -83,7 +83,6 @@ def excites(network: nn.Module) -> bool:
 
 
 EXPORTED = [
-    ("plain", ScatterGraph),
     ("plain", PlacedScatterGraph),
     ("plain", TableGraph),
     ("with squeeze and categories", TableGraph),
@@ -145,7 +144,7 @@ def test_old_tensorrt_is_predicted_to_take_the_table_form_and_not_the_scatter_fo
 def test_a_network_whose_sampling_takes_a_step_per_point_has_no_graph() -> None:
     for network in (PVCNN2(3, width=0.25), FrustumBoxes(width=0.125)):
         with pytest.raises(InputError, match=f"{type(network).__name__} has no form as a graph"):
-            ScatterGraph(network.eval())  # type: ignore[arg-type]
+            PlacedScatterGraph(network.eval())  # type: ignore[arg-type]
 
 
 def test_a_graph_leaves_the_network_as_it_was() -> None:

@@ -190,3 +190,18 @@ def test_annotations_and_types_are_left_out_and_the_rest_is_kept(
     assert "from points._typing import NDArray" in text and "Table = None" in text and "LIMIT = 3 * 5" in text
     assert "def f(a, *b, c=()):" in text and "zip(b, c)" in text
     assert "from points.some.module import f" in files["points/__init__.py"]
+
+
+def test_half_precision_and_the_users_own_large_cloud(kits: dict[str, Any], tmp_path: Path) -> None:
+    model, _ = kits["scatter"]
+    rng = np.random.default_rng(0)
+    xyz = rng.uniform(0, 400, (90_000, 3)).astype(np.float32)
+    xyz[:, 2] *= 0.01
+    path = write_ply(tmp_path / "survey.ply", xyz, intensity=rng.uniform(1, 900, len(xyz)).astype(np.float32))
+    report = model.export_kit("jp62", tmp_path / "kit", frames=path, half=True)
+    with np.load(report.folder / "golden.npz", allow_pickle=False) as file:
+        kept = file["xyz"]
+    assert len(kept) == 30_000 and np.abs(kept[:, :2] - 200).max() < 130  # the middle of it
+    done = run_kit(report.folder, "--verify", "golden.npz", "--provider", "cpu")
+    assert done.returncode == 0 and "fp16" in done.stderr, done.stderr
+    assert "float16" in (report.folder / "README.md").read_text("utf-8")

@@ -158,3 +158,11 @@ def test_small_cards_pass_the_zoo(zoo: Any, tmp_path: Path) -> None:
 
 def test_the_export_of_a_small_card_passes_the_zoo(zoo: Any, tmp_path: Path) -> None:
     zoo.test_exports_and_the_file_equals_pytorch(CARDS[0], tmp_path)
+
+
+@pytest.mark.parametrize("form", ["scatter", "tables"])
+def test_half_precision_keeps_what_decides_a_voxel(form: Any, model: PVCNN, scene: Cloud, tmp_path: Path) -> None:
+    report = model.export(tmp_path / "half.onnx", half=True, form=form)
+    assert report.precision is not None and report.precision.relative_rms < 5e-3  # type: ignore[union-attr]
+    wanted, got = model.predict(scene), PVCNN.from_pretrained(report).predict(scene)
+    assert (got.labels == wanted.labels).mean() > 0.98 and np.abs(got.scores - wanted.scores).max() < 0.05
