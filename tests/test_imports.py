@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_optional", "_files"),
     ("clouds", "metadata", "results", "state"),
     ("host", "ops"),
-    ("export", "incremental", "metrics", "runtime", "sources", "viz"),
+    ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
     ("cards", "checkpoints", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
     ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "options", "running", "running_clouds"),
@@ -40,6 +40,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 # Where torch may be imported at the top of a file; everywhere else it is imported where it is used.
 TORCH_AT_TOP = (
     "effvision.ops.*",
+    "effvision.training",
     "effvision.incremental*",
     "effvision.export*",
     "effvision.runtime.torch",

@@ -24,7 +24,7 @@ from effvision.models.pvcnn.preparation import Spec
 from effvision.models.pvcnn.recipe_lidar_data import CLASSES, IGNORED, Columns, thinned
 from effvision.models.pvcnn.recipe_lidar_evaluate import load_lidar, score_scene
 from effvision.models.pvcnn.recipe_lidar_network import SPEC, lidar_network
-from effvision.models.pvcnn.recipe_loop import decayed, follow, keep, kept, save_weights
+from effvision.training import advance, decay_groups, follow, keep, kept, save_weights
 
 __all__ = ["Settings", "crossvalidate", "train"]
 
@@ -89,7 +89,7 @@ def train(tiles: Mapping[str, Cloud], settings: Settings, *, title: str = "train
     torch.manual_seed(settings.seed)
     network = lidar_network(settings.spec)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(decayed(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(decay_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
     start, losses = _resume(settings, sorted(tiles), network, average, optimiser)
     columns = Columns(tiles, settings.spec, settings.seed, settings.columns)
     network.train()
@@ -147,8 +147,6 @@ def crossvalidate(tiles: Mapping[str, Cloud], settings: Settings, *, only: str |
 
 
 def _step(network: PVCNN, optimiser: torch.optim.Optimizer, columns: Columns, step: int, settings: Settings) -> float:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(step, settings)
     channels, classes = (torch.from_numpy(part) for part in columns.batch(step))
     loss = functional.cross_entropy(
         network(channels),
@@ -157,11 +155,7 @@ def _step(network: PVCNN, optimiser: torch.optim.Optimizer, columns: Columns, st
         ignore_index=IGNORED,
         label_smoothing=settings.smoothing,
     )
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimiser.step()
-    return float(loss.detach())
+    return advance(network, optimiser, loss, rate=learning_rate(step, settings))
 
 
 def _resume(

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from effvision.errors import CheckpointError, InputError
 from effvision.models.pvcnn.network import PVCNN, PointNet
-from effvision.models.pvcnn.recipe_loop import decayed, follow, keep, kept, save_weights
 from effvision.models.pvcnn.recipe_parts_data import Batches
 from effvision.models.pvcnn.shapes import IGNORED, LABELS
 from effvision.models.pvcnn.stages import Stage
+from effvision.training import advance, decay_groups, follow, keep, kept, save_weights
 
 __all__ = ["NETWORKS", "STAGES", "PartSettings", "part_network", "train_parts"]
 
@@ -103,7 +103,7 @@ def train_parts(settings: PartSettings) -> Path:
     torch.manual_seed(settings.seed)
     network = part_network(settings.network)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(decayed(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(decay_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
     start, seconds, losses = _resume(settings, network, average, optimiser)
     batches = Batches(settings.seed, settings.clouds)
     network.train()
@@ -128,15 +128,9 @@ def train_parts(settings: PartSettings) -> Path:
 def _step(
     network: nn.Module, optimiser: torch.optim.Optimizer, batches: Batches, step: int, settings: PartSettings
 ) -> float:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(step, settings)
     points, labels = (torch.from_numpy(part) for part in batches.batch(step))
     loss = functional.cross_entropy(network(points), labels, ignore_index=IGNORED, label_smoothing=0.02)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimiser.step()
-    return float(loss.detach())
+    return advance(network, optimiser, loss, rate=learning_rate(step, settings))
 
 
 def _resume(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from effvision._files import write_bytes
 from effvision.errors import CheckpointError, InputError
 from effvision.models.tsm.clips import IGNORED, LABELS
 from effvision.models.tsm.network import Direction, TemporalNetwork, build
 from effvision.models.tsm.recipe_data import SIZE, Stage, Stream, batches
+from effvision.training import advance, decay_groups, follow, keep, kept, save_weights
 
 __all__ = [
     "BUILD",
@@ -26,7 +25,6 @@ __all__ = [
     "Settings",
     "motion_network",
     "normalised",
-    "save_weights",
     "start_from_differences",
     "train",
 ]
@@ -159,47 +157,27 @@ def train(settings: Settings) -> Path:
         start_from_differences(network)
     network.to(settings.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.AdamW(decay_groups(network, settings.decay), lr=settings.rate, betas=(0.9, 0.99))
     start, losses = _resume(settings, network, average, optimiser)
     network.train()
     bar = tqdm(total=settings.steps, initial=start, desc=f"train {settings.shift}", mininterval=5, smoothing=0.02)
     for step, batch in enumerate(batches(settings.stream(), start=start, workers=settings.workers), start=start):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, settings)
         pictures, labels = (torch.from_numpy(part).to(settings.device) for part in batch)
         logits = network.frame_logits(normalised(pictures))  # (N, T, K)
         loss = functional.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, label_smoothing=settings.smoothing
         )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        _follow(average, network, min(settings.average, (1 + step) / (10 + step)))
-        losses.append(round(float(loss.detach()), 4))
+        losses.append(round(advance(network, optimiser, loss, rate=learning_rate(step, settings)), 4))
+        follow(average, network, min(settings.average, (1 + step) / (10 + step)))
         bar.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}", refresh=False)
         bar.update()
         if (step + 1) % settings.every == 0 or step + 1 == settings.steps:
-            _save(settings, step + 1, network, average, optimiser, losses)
+            keep(
+                settings.out, network, average, optimiser, settings=settings.fixed(), step=step + 1,
+                random=torch.get_rng_state(), losses=losses,
+            )  # fmt: skip
     bar.close()
     return save_weights(average, settings.out / "weights.safetensors")
-
-
-def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
-    """Write a state dict as fp16 safetensors, without the counters of batch normalisation; the file appears whole.
-
-    Raises:
-        SourceError: it cannot be written.
-    """
-    from safetensors.torch import save
-
-    kept = {
-        name: value.half().contiguous().cpu()
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_bytes(path, save(kept))
 
 
 def _kaiming(network: nn.Module) -> None:
@@ -211,40 +189,10 @@ def _kaiming(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: on biases, norms and the few taps of depthwise filters it does harm."""
-    wide = [p for p in network.parameters() if p.ndim > 1 and p.shape[1] > 1]
-    rest = [p for p in network.parameters() if not (p.ndim > 1 and p.shape[1] > 1)]
-    return [{"params": wide, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-
-
 def _weight(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    with torch.no_grad():
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
-            else:
-                average[name].copy_(value)
-
-
-def _save(
-    settings: Settings, step: int, network: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
-    losses: list[float],
-) -> None:  # fmt: skip
-    """Write the checkpoint under another name first: a kill while writing leaves the old one whole."""
-    beside = settings.out / "checkpoint.tmp"
-    content = {
-        "settings": settings.fixed(), "step": step, "network": network.state_dict(), "average": average,
-        "optimiser": optimiser.state_dict(), "random": torch.get_rng_state(), "losses": losses,
-    }  # fmt: skip
-    torch.save(content, beside)
-    os.replace(beside, settings.out / "checkpoint.pt")
 
 
 def _resume(
@@ -259,10 +207,7 @@ def _resume(
             f"{path} belongs to a run with {content['settings']}, this one has {settings.fixed()}\n"
             "hint: give the same options to go on with it, or another --out"
         )
-    network.load_state_dict(content["network"])
-    for name, value in content["average"].items():
-        average[name].copy_(value)
-    optimiser.load_state_dict(content["optimiser"])
+    kept(content, network, average, optimiser)
     torch.set_rng_state(content["random"].cpu())
     return int(content["step"]), list(content["losses"])
 

@@ -17,6 +17,7 @@ from effvision.models.tsm.recipe import dry_settings, main
 from effvision.models.tsm.recipe_data import FPS, SIZE, WARM_UP, anchor_of_last_half, batches, labelled_clips
 from effvision.models.tsm.recipe_evaluate import load_motion, measure, wilson
 from effvision.models.tsm.recipe_train import BUILD, Settings, motion_network, start_from_differences, train
+from effvision.training import save_weights
 
 SHIPPED = Path(__file__).parents[3] / "weights" / "tsm-mobilenetv2-motion.safetensors"
 
@@ -189,7 +190,7 @@ def test_an_error_of_ours_is_said_in_a_line_and_the_command_fails(
 def test_weights_that_cannot_be_written_are_our_error_and_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").mkdir()
     with pytest.raises(SourceError, match=r"weights\.safetensors: it is a folder"):
-        recipe_train.save_weights({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
+        save_weights({"a": torch.zeros(2)}, tmp_path / "weights.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
 
 

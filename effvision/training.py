@@ -1,4 +1,4 @@
-"""What both trainings do around a step: weight decay, the moving average, checkpoints, the written weights."""
+"""What the recipes of all families do around a step: weight decay, the moving average, checkpoints, the written weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effvision._files import write_bytes
 
-__all__ = ["decayed", "follow", "keep", "kept", "save_weights"]
+__all__ = ["advance", "decay_groups", "follow", "keep", "kept", "save_weights"]
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
@@ -27,11 +27,24 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
     return write_bytes(path, save(left))
 
 
-def decayed(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Return an optimiser's groups of parameters: weight decay for matrices only."""
-    wide = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+def decay_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Return an optimiser's groups: weight decay for matrices only; it harms biases, norms and taps of depthwise filters."""
+    wide = [p for p in network.parameters() if p.ndim > 1 and p.shape[1] > 1]
+    rest = [p for p in network.parameters() if not (p.ndim > 1 and p.shape[1] > 1)]
     return [{"params": wide, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def advance(
+    network: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, rate: float, longest: float = 5.0
+) -> float:
+    """Take one step at a learning rate, gradients cut to a length; return the loss."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(network.parameters(), longest)
+    optimiser.step()
+    return float(loss.detach())
 
 
 def follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
