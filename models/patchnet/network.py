@@ -1,0 +1,243 @@
+"""PatchNet in its compact form: 358 numbers, one correlation, and sums of shifted maps.
+
+Mao, Zhu, Kong, Zhang and Dally, "PatchNet - Short-range Template Matching for Efficient Video Processing", 2021
+(arXiv:2103.07371). A template of 64x64 pixels is cut into 8x8 patches of 8x8 pixels. Each is matched on its own within a search
+picture of 119x119; their maps are then added in a pyramid, four children to a parent, each level allowing the patches to move
+apart by a pixel more (max pooling), and how they moved says how the object's edges did.
+
+The published network stores its sums as 5x5 convolutions of which only one tap a child is not zero. Here only those taps are
+kept: the same function at a third of the multiply-adds. The normaliser is taken per object; the published code takes it over
+all objects of a call, so that they influence each other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from effvision.ops.correlation import correlate, correlate_by_products, patch_energy
+
+__all__ = ["CELLS", "GRID", "PATCH", "SEARCH", "TEMPLATE", "Matcher", "PatchAggregate", "PatchNet", "fourier_matrix"]
+
+PATCH = 8  # pixels a side of a patch
+GRID = 8  # patches a side of a template
+CELLS = 7  # places a side of the response
+TEMPLATE = PATCH * GRID
+SEARCH = TEMPLATE - 1 + GRID * CELLS  # 119
+_STEP = 4  # places between two children of one parent, at every level of the pyramid
+
+
+class Matcher(nn.Module):
+    """What all variants share: describe templates, match them, both together.
+
+    Attributes:
+        zero_mean: Each template's mean colour is taken off it and off its search picture.
+        by_products: Correlate by slices and a matrix product (for export) instead of convolutions.
+    """
+
+    zero_mean: bool
+    by_products: bool = False
+
+    def describe(self, template: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn templates (M, 3, 64, 64) into filters (M, 64, 3, 8, 8) and the colour (M, 3) to take off search pictures."""
+        raise NotImplementedError
+
+    def match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Match filters within search pictures (M, 3, 119, 119): response (M, 7, 7) and offsets (M, 4, 7, 7).
+
+        Offsets are those of the edges ymin, ymax, xmin, xmax in response cells; a cell is an eighth of the box.
+        """
+        raise NotImplementedError
+
+    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
+        """Match templates (M, 3, 64, 64) within search pictures (M, 3, 119, 119); see `match`.
+
+        Both are RGB minus the mean colour (`effvision.host.crops`), not scaled.
+        """
+        return self.match(search, *self.describe(template))
+
+    def correlate(self, search: Tensor, filters: Tensor, *, stride: int) -> Tensor:
+        """Slide each object's filters over its search picture."""
+        form = correlate_by_products if self.by_products else correlate
+        return form(search, filters, stride=stride)
+
+    def _patches(self, template: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut templates into patches (M, 64, 3, 8, 8), without their mean colour (M, 3) where that is asked for."""
+        if self.zero_mean:
+            mean = template.mean((2, 3))
+            template = template - mean[:, :, None, None]
+        else:
+            mean = template.new_zeros(template.shape[0], 3)
+        rows = template.unflatten(3, (GRID, PATCH)).unflatten(2, (GRID, PATCH))  # (M, 3, rows, 8, columns, 8)
+        return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2), mean
+
+
+class PatchNet(Matcher):
+    """The learned matcher. A new one has the published structural start, not random weights."""
+
+    def __init__(self, *, zero_mean: bool = False) -> None:
+        super().__init__()
+        self.zero_mean = zero_mean
+        self.frequencies = nn.Parameter(torch.ones(PATCH, PATCH // 2 + 1, 2))
+        self.taps2 = nn.Parameter(torch.full((16, 4), 0.25))
+        self.taps3 = nn.Parameter(torch.full((4, 4), 0.25))
+        self.taps4 = nn.Parameter(torch.full((1, 4), 0.25))
+        self.pool2 = SoftPool()
+        self.pool3 = SoftPool()
+        self.edges3 = nn.Parameter(_edge_start(4))
+        self.edges4 = nn.Parameter(_edge_start(1))
+
+    def describe(self, template: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight the frequencies of each patch; see `Matcher.describe`."""
+        patches, mean = self._patches(template)
+        weighted = patches.flatten(3) @ fourier_matrix(self.frequencies)
+        return weighted.unflatten(3, (PATCH, PATCH)), mean
+
+    def match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Correlate, normalise, add up the pyramid; see `Matcher.match`."""
+        if self.zero_mean:
+            search = search - mean[:, :, None, None]
+        scaled = filters * _by_child(self.taps2)[:, None, None, None]  # each child has one parent and one tap
+        maps = self.correlate(search, scaled, stride=2) * _normaliser(search, stride=2, rate=1e-2)
+        level2 = _gather(_families(maps, GRID)).sum(2)
+        pooled2, shares2 = self.pool2.shares(level2)
+        level3 = (_gather(_families(pooled2, GRID // 2)) * self.taps3[:, :, None, None]).sum(2)
+        pooled3, shares3 = self.pool3.shares(level3)
+        response = (_gather(_families(pooled3, GRID // 4)) * self.taps4[:, :, None, None]).sum(2)
+        # what the first pooling adds is linear in its shares, so it is taken together with the sum over children
+        by_place = (_dense(self.edges3) @ self.pool2.moves).flatten(2)  # (4, 4 edges, 4 children * 4 places)
+        moved3 = _edges(shares2, by_place, GRID // 2)
+        folded = _fold(moved3) + self.pool3.moves[:, :, None, None]  # (M, 4, 4 edges, 4 places, 11, 11)
+        moved3 = (shares3[:, :, None] * folded).sum(3)
+        offsets = _edges(moved3, _dense(self.edges4).flatten(2), GRID // 4)
+        return response[:, 0], offsets[:, 0]
+
+
+class PatchAggregate(Matcher):
+    """The hand-set matcher: zero-mean templates, no learned numbers, translation only (its offsets are zero).
+
+    It correlates at every pixel and keeps the better of two, so it takes four times the work of `PatchNet`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zero_mean = True
+        self.taps2 = nn.Parameter(torch.full((16, 4), 0.25))
+        self.taps3 = nn.Parameter(torch.full((4, 4), 0.25))
+        self.taps4 = nn.Parameter(torch.full((1, 4), 0.25))
+
+    def describe(self, template: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide zero-mean patches by their mean length; see `Matcher.describe`."""
+        patches, mean = self._patches(template)
+        lengths = patches.flatten(3).square().sum(3).sqrt().mean((1, 2)) + 1e-6
+        return patches / lengths[:, None, None, None, None], mean
+
+    def match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Correlate at every pixel, normalise, add up the pyramid; see `Matcher.match`."""
+        search = search - mean[:, :, None, None]
+        maps = self.correlate(search, filters, stride=1) * _normaliser(search, stride=1, rate=1.0)
+        level = nn.functional.max_pool2d(maps, 2)
+        side = GRID
+        for number, taps in enumerate((self.taps2, self.taps3, self.taps4)):
+            if number:
+                level = nn.functional.max_pool2d(level, 2)
+            level = (_gather(_families(level, side)) * taps[:, :, None, None]).sum(2)
+            side //= 2
+        return level[:, 0], level.new_zeros(level.shape[0], 4, CELLS, CELLS)
+
+
+class SoftPool(nn.Module):
+    """Max pooling 2x2 of scores that also says, softly, which of the four it took.
+
+    Attributes:
+        moves: (4, 4): what each of the four places adds to the edges ymin, ymax, xmin, xmax.
+        sharpness: (1,): 0 takes all four alike, infinity the best alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        row, column = torch.tensor([-0.5, -0.5, 0.5, 0.5]), torch.tensor([-0.5, 0.5, -0.5, 0.5])
+        self.moves = nn.Parameter(torch.stack([row, row, column, column]))
+        self.sharpness = nn.Parameter(torch.ones(1))
+
+    def shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool (M, P, 2 R, 2 R) to (M, P, R, R); also the shares (M, P, 4, R, R) of the four places, which add up to 1."""
+        four = _fold(scores)
+        return four.amax(2), torch.softmax(four.detach() * self.sharpness, dim=2)
+
+
+def fourier_matrix(frequencies: Tensor) -> Tensor:
+    """Turn weights of frequencies (8, 5, 2), for real and imaginary parts, into one map (64, 64) of a patch's pixels.
+
+    A row of pixels times the matrix is the patch after `rfft2`, weighting and `irfft2`.
+    """
+    unit = torch.eye(PATCH * PATCH, dtype=frequencies.dtype, device=frequencies.device).view(-1, PATCH, PATCH)
+    spectrum = torch.view_as_real(torch.fft.rfft2(unit, norm="ortho")) * frequencies
+    return torch.fft.irfft2(torch.view_as_complex(spectrum), s=(PATCH, PATCH), norm="ortho").flatten(1)
+
+
+def _normaliser(search: Tensor, *, stride: int, rate: float) -> Tensor:
+    """One over the length of what lies under a patch, (M, 1, R, R); no gradient flows through it, as published."""
+    with torch.no_grad():
+        energy = patch_energy(search, patch=PATCH, stride=stride)
+        places = energy[0].numel()
+        # the published standard deviation runs over 64 copies of these numbers, and divides by their count less one
+        spread = (energy - energy.mean((1, 2, 3), keepdim=True)).square().mean((1, 2, 3), keepdim=True)
+        spread = (spread * (GRID * GRID * places / (GRID * GRID * places - 1))).sqrt()
+        return rate / (energy + (spread / 10 + 1e-9)).sqrt()
+
+
+def _families(maps: Tensor, side: int, parts: int = 1) -> Tensor:
+    """Sort maps (M, side * side * parts, R, R) by parent: (M, side / 2, 2, side / 2, 2, parts, R, R)."""
+    half = side // 2
+    return maps.reshape(maps.shape[0], half, 2, half, 2, parts, *maps.shape[2:])
+
+
+def _gather(families: Tensor, parts: int = 1) -> Tensor:
+    """Lay the four children of each parent over each other: (M, parents, 4, [parts,] R - 4, R - 4)."""
+    size = families.shape[-1] - _STEP
+    four = [
+        families[:, :, a, :, b, :, _STEP * a : _STEP * a + size, _STEP * b : _STEP * b + size].flatten(1, 2)
+        for a in (0, 1)
+        for b in (0, 1)
+    ]
+    stacked = torch.stack(four, dim=2)
+    return stacked if parts > 1 else stacked.squeeze(3)
+
+
+def _fold(maps: Tensor) -> Tensor:
+    """Bring the four places of each pooling window together: (..., 2 R, 2 R) -> (..., 4, R, R)."""
+    rows = maps.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (..., R, 2, R, 2)
+    return rows.movedim((-3, -1), (-4, -3)).flatten(-4, -3)
+
+
+def _edges(parts: Tensor, weights: Tensor, side: int) -> Tensor:
+    """Mix what is known of each parent's four children: (M, 4 P, 4, R, R) by (P, 4, 16) -> (M, P, 4, R - 4, R - 4)."""
+    near = _gather(_families(parts.flatten(1, 2), side, parts=4), parts=4)  # (M, P, child, 4, R - 4, R - 4)
+    size = near.shape[-1]
+    return torch.matmul(weights, near.flatten(4).flatten(2, 3)).unflatten(3, (size, size))
+
+
+def _by_child(taps: Tensor) -> Tensor:
+    """Order taps (parents, 4) by their children, row by row: (4 * parents,)."""
+    half = GRID // 2
+    return taps.view(half, half, 2, 2).permute(0, 2, 1, 3).reshape(-1)
+
+
+def _dense(edges: Tensor) -> Tensor:
+    """Lay edge weights (P, 2 axes, 2 edges, 4 children, 2 edges of a child) out as (P, 4 edges, 4 children, 4 edges)."""
+    none = torch.zeros_like(edges[:, 0])
+    vertical = torch.cat((edges[:, 0], none), dim=3)
+    horizontal = torch.cat((none, edges[:, 1]), dim=3)
+    return torch.cat((vertical, horizontal), dim=1)
+
+
+def _edge_start(parents: int) -> Tensor:
+    """How a parent's edges follow from its children's, by least squares: (P, 2 axes, 2 edges, 4 children, 2 edges)."""
+    ends = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.0, 1.0]], dtype=torch.float64)
+    solved = (torch.linalg.pinv(ends).T.view(2, 2, 2) / 4).permute(
+        0, 2, 1
+    )  # place along the axis, edge, edge of a child
+    rows, columns = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    start = torch.stack([solved[rows].permute(1, 0, 2), solved[columns].permute(1, 0, 2)])
+    return start.float().expand(parents, 2, 2, 4, 2).contiguous()
