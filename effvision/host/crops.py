@@ -70,8 +70,8 @@ def crop_boxes(image: NDArray[np.uint8], windows: Floats, size: int) -> NDArray[
 def _places(begin: Floats, end: Floats, length: int, size: int) -> NDArray[np.float64]:
     """Where the samples of each window lie along one axis, in pixels: (M, size).
 
-    `begin` and `end` are placed by the rule of aligned corners and sampled by that of pixel areas, as in the authors' versions of
-    PyTorch; the two differ by less than a pixel.
+    `begin` and `end` are placed by the rule of aligned corners and sampled by that of pixel areas, as in the authors' versions
+    of PyTorch; the two differ by less than a pixel.
     """
     steps = (2 * np.arange(size) + 1) / size - 1
     span = max(length - 1, 1)

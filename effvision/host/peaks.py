@@ -30,9 +30,9 @@ class Peaks(NamedTuple):
 def find_peaks(response: NDArray[np.floating], strength: NDArray[np.floating], score: Score = "peak") -> Peaks:
     """Find the best place in each map and say how good it is.
 
-    `plain`: the response itself. `peak`: the share of the highest peak among all peaks above three quarters of it, 1 where there
-    is no other; 0 on a plateau without a peak, or where nothing answers at all. `temporal`: the response over the strength of
-    the filters. `combined`: `peak` times `temporal`, which counts up to 1.
+    `plain`: the response itself. `peak`: the share of the highest peak among all peaks above three quarters of it, 1 where
+    there is no other; 0 on a plateau without a peak, or where nothing answers at all. `temporal`: the response over the
+    strength of the filters. `combined`: `peak` times `temporal`, which counts up to 1.
 
     Args:
         response: (M, R, R).

@@ -1,8 +1,8 @@
 """Matching many small patterns, each within its own picture: the correlation that PatchNet is made of.
 
-Every object brings filters of its own, so this is a convolution whose weights are not constants. On a CPU a plain convolution
-for each object is the fastest form PyTorch has; `correlate_by_products` computes the same by slices and one matrix product, which
-is what ONNX Runtime and TensorRT take for weights that change with every call.
+Every object brings filters of its own, so this is a convolution whose weights are not constants. On a CPU a plain
+convolution for each object is the fastest form PyTorch has; `correlate_by_products` computes the same by slices and one matrix
+product, which is what ONNX Runtime and TensorRT take for weights that change with every call.
 """
 
 from __future__ import annotations
