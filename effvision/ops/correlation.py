@@ -69,6 +69,11 @@ def correlate_by_products(search: Tensor, filters: Tensor, *, stride: int = 2) -
 def patch_energy(search: Tensor, *, patch: int, stride: int = 2) -> Tensor:
     """Sum the squares under a patch at every place: (M, C, S, S) -> (M, 1, R, R)."""
     squares = (search * search).sum(1, keepdim=True)
+    if (
+        stride > 1 and patch % stride == 0
+    ):  # first what lies between two places, then their sums: a few adds instead of all
+        squares = functional.avg_pool2d(squares, stride)
+        return functional.avg_pool2d(squares, patch // stride, stride=1) * float(patch * patch)
     return functional.avg_pool2d(squares, patch, stride=stride) * float(patch * patch)
 
 

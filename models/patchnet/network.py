@@ -24,6 +24,7 @@ GRID = 8  # patches a side of a template
 CELLS = 7  # places a side of the response
 TEMPLATE = PATCH * GRID
 SEARCH = TEMPLATE - 1 + GRID * CELLS  # 119
+_TOGETHER = 4  # objects matched at a time on a CPU
 _STEP = 4  # places between two children of one parent, at every level of the pyramid
 
 
@@ -47,6 +48,13 @@ class Matcher(nn.Module):
 
         Offsets are those of the edges ymin, ymax, xmin, xmax in response cells; a cell is an eighth of the box.
         """
+        if self.by_products or search.device.type != "cpu" or len(search) <= _TOGETHER:
+            return self._match(search, filters, mean)
+        parts = zip(search.split(_TOGETHER), filters.split(_TOGETHER), mean.split(_TOGETHER), strict=True)
+        answers = [self._match(*part) for part in parts]  # few enough at a time for the caches
+        return torch.cat([response for response, _ in answers]), torch.cat([offsets for _, offsets in answers])
+
+    def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
     def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,13 +101,12 @@ class PatchNet(Matcher):
         weighted = patches.flatten(3) @ fourier_matrix(self.frequencies)
         return weighted.unflatten(3, (PATCH, PATCH)), mean
 
-    def match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Correlate, normalise, add up the pyramid; see `Matcher.match`."""
         if self.zero_mean:
             search = search - mean[:, :, None, None]
         scaled = filters * _by_child(self.taps2)[:, None, None, None]  # each child has one parent and one tap
-        maps = self.correlate(search, scaled, stride=2) * _normaliser(search, stride=2, rate=1e-2)
-        level2 = _gather(_families(maps, GRID)).sum(2)
+        level2 = _first_sum(self.correlate(search, scaled, stride=2), _normaliser(search, stride=2, rate=1e-2))
         pooled2, shares2 = self.pool2.shares(level2)
         level3 = (_gather(_families(pooled2, GRID // 2)) * self.taps3[:, :, None, None]).sum(2)
         pooled3, shares3 = self.pool3.shares(level3)
@@ -132,7 +139,7 @@ class PatchAggregate(Matcher):
         lengths = patches.flatten(3).square().sum(3).sqrt().mean((1, 2)) + 1e-6
         return patches / lengths[:, None, None, None, None], mean
 
-    def match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Correlate at every pixel, normalise, add up the pyramid; see `Matcher.match`."""
         search = search - mean[:, :, None, None]
         maps = self.correlate(search, filters, stride=1) * _normaliser(search, stride=1, rate=1.0)
@@ -209,6 +216,23 @@ def _fold(maps: Tensor) -> Tensor:
     """Bring the four places of each pooling window together: (..., 2 R, 2 R) -> (..., 4, R, R)."""
     rows = maps.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (..., R, 2, R, 2)
     return rows.movedim((-3, -1), (-4, -3)).flatten(-4, -3)
+
+
+def _first_sum(maps: Tensor, weight: Tensor) -> Tensor:
+    """Weight maps (M, 64, 56, 56) by (M, 1, 56, 56) and add the four children of each parent: (M, 16, 52, 52).
+
+    The largest arrays by far, so each is read once and none is written.
+    """
+    families, weight = _families(maps, GRID)[:, :, :, :, :, 0], weight[:, :, None]
+    size = maps.shape[-1] - _STEP
+    total: Tensor | None = None
+    for a in (0, 1):
+        for b in (0, 1):
+            rows, columns = slice(_STEP * a, _STEP * a + size), slice(_STEP * b, _STEP * b + size)
+            child, own = families[:, :, a, :, b, rows, columns], weight[..., rows, columns]
+            total = child * own if total is None else torch.addcmul(total, child, own)
+    assert total is not None
+    return total.flatten(1, 2)
 
 
 def _edges(parts: Tensor, weights: Tensor, side: int) -> Tensor:
