@@ -121,7 +121,7 @@ def _span(places: NDArray[np.float64], length: int) -> NDArray[np.intp]:
 
 
 class _Taps:
-    """The two pixels each sample of one axis lies between, relative to `first`, and how much of each; none of what is outside."""
+    """The two pixels each sample of one axis lies between, relative to `first`, and the share of each; 0 of what is outside."""
 
     def __init__(self, places: NDArray[np.float64], length: int) -> None:
         low = np.floor(places)
