@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effvision.cards import list_cards as list_cards
     from effvision.clouds import Cloud as Cloud
+    from effvision.detections import Detections as Detections
     from effvision.errors import EffvisionError as EffvisionError
     from effvision.models.pvcnn.predictor import PVCNN as PVCNN
     from effvision.models.tsm.predictor import TSM as TSM
@@ -37,6 +38,7 @@ _EXPORTS = {
     "TSM": "effvision.models.tsm.predictor",
     "Classification": "effvision.results",
     "Cloud": "effvision.clouds",
+    "Detections": "effvision.detections",
     "EffvisionError": "effvision.errors",
     "Predictor": "effvision.predictor",
     "Result": "effvision.results",
@@ -53,6 +55,7 @@ __all__ = [
     "TSM",
     "Classification",
     "Cloud",
+    "Detections",
     "EffvisionError",
     "Predictor",
     "Result",

@@ -12,6 +12,7 @@
     |-- StateError (ValueError)              a state or session of another network, size or version
     |-- StreamingError (ValueError)          a network that needs the whole clip was asked to stream
     |-- ModelFileError (ValueError)          an ONNX file that is damaged, foreign or of another family
+    |-- DetectorError (ValueError)           a detector that answered something that is no boxes
     |-- ExportError (RuntimeError)           an export that was refused; no file was written
     |-- RuntimeFailure (RuntimeError)        a back end that failed while running
     `-- MissingDependencyError (ImportError) an optional package or system library that is absent
@@ -26,6 +27,7 @@ __all__ = [
     "CardError",
     "CheckpointError",
     "DTypeError",
+    "DetectorError",
     "DownloadError",
     "EffvisionError",
     "ExportError",
@@ -87,6 +89,10 @@ class StreamingError(EffvisionError, ValueError):
 
 class ModelFileError(EffvisionError, ValueError):
     """An exported file that is damaged, not ours, or of another family."""
+
+
+class DetectorError(EffvisionError, ValueError):
+    """A detector that answered something that is no boxes, or boxes that cannot belong to the frame it was given."""
 
 
 class ExportError(EffvisionError, RuntimeError):

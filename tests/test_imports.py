@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "_files"),
-    ("clouds", "metadata", "results", "state"),
+    ("clouds", "detections", "metadata", "results", "state"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
     ("cards", "checkpoints", "loading", "many", "predictor", "scans", "session"),
