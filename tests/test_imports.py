@@ -77,6 +77,7 @@ AT_TOP: dict[str, tuple[str, ...]] = {
     "ray": (),
     "tensorrt": (),
     "torchsparse": (),
+    "trackers": (),
 }
 HEAVY = (
     "torch",
@@ -90,6 +91,7 @@ HEAVY = (
     "ray",
     "tensorrt",
     "torchsparse",
+    "trackers",
 )
 
 
