@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from effvision.cards import list_cards as list_cards
     from effvision.clouds import Cloud as Cloud
     from effvision.detections import Detections as Detections
+    from effvision.detectors import OnnxDetector as OnnxDetector
     from effvision.errors import EffvisionError as EffvisionError
     from effvision.models.pvcnn.predictor import PVCNN as PVCNN
     from effvision.models.tsm.predictor import TSM as TSM
@@ -40,6 +41,7 @@ _EXPORTS = {
     "Cloud": "effvision.clouds",
     "Detections": "effvision.detections",
     "EffvisionError": "effvision.errors",
+    "OnnxDetector": "effvision.detectors",
     "Predictor": "effvision.predictor",
     "Result": "effvision.results",
     "Segmentation": "effvision.results",
@@ -57,6 +59,7 @@ __all__ = [
     "Cloud",
     "Detections",
     "EffvisionError",
+    "OnnxDetector",
     "Predictor",
     "Result",
     "Segmentation",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from effvision.errors import DetectorError, DTypeError, InputError, RangeError, ShapeError
 
-__all__ = ["Detections", "as_detections"]
+__all__ = ["Detections", "as_detections", "names_by_number"]
 
 _SCORE_SLACK = 1e-3  # half precision and sums of softmax exceed 1 by a hair
 _MOST_NAMES = 100_000
@@ -200,6 +200,15 @@ def as_detections(value: object, *, height: int, width: int, where: str = "the d
     )
 
 
+def names_by_number(names: object) -> tuple[str, ...]:
+    """Return class names that are given as a list, or as a dict with the number as key; anything else is no names."""
+    if isinstance(names, (list, tuple)):
+        return tuple(map(str, names))
+    if not isinstance(names, Mapping) or not all(isinstance(key, int) and 0 <= key < _MOST_NAMES for key in names):
+        return ()
+    return tuple(str(names.get(number, "")) for number in range(max(names, default=-1) + 1))
+
+
 def _take_apart(value: Any, refuse: _Refuse) -> _Answer | None:
     """Tell which of the accepted forms it is; None is no detection."""
     if value is None:
@@ -240,7 +249,7 @@ def _ultralytics(value: Any, refuse: _Refuse) -> _Answer | None:
         return None
     if not hasattr(boxes, "xyxy"):
         raise refuse(f"a {type(value).__name__} whose `boxes` have no `xyxy`")
-    names = _names_by_number(getattr(value, "names", None))
+    names = names_by_number(getattr(value, "names", None))
     return _unless_empty(boxes.xyxy, getattr(boxes, "conf", None), getattr(boxes, "cls", None), names, refuse)
 
 
@@ -319,22 +328,13 @@ def _refuse_nonsense(
         )
 
 
-def _names_by_number(names: Any) -> tuple[str, ...]:
-    """Class names of an ultralytics result: a dict by number, or a list. Anything else is no names."""
-    if isinstance(names, (list, tuple)):
-        return tuple(map(str, names))
-    if not isinstance(names, Mapping) or not all(isinstance(key, int) and 0 <= key < _MOST_NAMES for key in names):
-        return ()
-    return tuple(str(names.get(number, "")) for number in range(max(names, default=-1) + 1))
-
-
 def _supervision_names(value: Any) -> tuple[str, ...]:
     """Class names of the classes that are there; the others are not told."""
     data, classes = getattr(value, "data", None), getattr(value, "class_id", None)
     told = data.get("class_name") if isinstance(data, Mapping) else None
     if told is None or classes is None or len(told) != len(classes):
         return ()
-    return _names_by_number({int(number): str(name) for number, name in zip(classes, told, strict=True)})
+    return names_by_number({int(number): str(name) for number, name in zip(classes, told, strict=True)})
 
 
 def _refusal(where: str, height: int, width: int, what: str, hint: str = _SUPPORTED) -> DetectorError:

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clouds", "detections", "metadata", "results", "state"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
-    ("cards", "checkpoints", "loading", "many", "predictor", "scans", "session"),
+    ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
     ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "options", "running", "running_clouds"),
 )
