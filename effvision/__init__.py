@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from effvision.detections import Detections as Detections
     from effvision.detectors import OnnxDetector as OnnxDetector
     from effvision.errors import EffvisionError as EffvisionError
+    from effvision.models.patchnet.accelerate import accelerate as accelerate
+    from effvision.models.patchnet.predictor import PatchNet as PatchNet
     from effvision.models.pvcnn.predictor import PVCNN as PVCNN
     from effvision.models.tsm.predictor import TSM as TSM
     from effvision.predictor import Predictor as Predictor
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from effvision.session import Session as Session
     from effvision.sources.clouds import open_cloud as open_cloud
     from effvision.state import State as State
+    from effvision.tracks import Tracks as Tracks
 
 __version__ = "0.1.0"
 
@@ -42,12 +45,15 @@ _EXPORTS = {
     "Detections": "effvision.detections",
     "EffvisionError": "effvision.errors",
     "OnnxDetector": "effvision.detectors",
+    "PatchNet": "effvision.models.patchnet.predictor",
     "Predictor": "effvision.predictor",
     "Result": "effvision.results",
     "Segmentation": "effvision.results",
     "Session": "effvision.session",
     "State": "effvision.state",
     "Timing": "effvision.results",
+    "Tracks": "effvision.tracks",
+    "accelerate": "effvision.models.patchnet.accelerate",
     "list_cards": "effvision.cards",
     "open_cloud": "effvision.sources.clouds",
 }
@@ -60,13 +66,16 @@ __all__ = [
     "Detections",
     "EffvisionError",
     "OnnxDetector",
+    "PatchNet",
     "Predictor",
     "Result",
     "Segmentation",
     "Session",
     "State",
     "Timing",
+    "Tracks",
     "__version__",
+    "accelerate",
     "list_cards",
     "open_cloud",
 ]

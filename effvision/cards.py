@@ -106,13 +106,15 @@ def list_cards(family: str | None = None) -> list[Card]:
 
 
 def get_card(name: str, *, family: str | None = None) -> Card:
-    """Return the card of that name.
+    """Return the card of that name; the name of a family stands for its default card.
 
     Raises:
         CardError: there is none (the message suggests near names), or it belongs to another family.
     """
     cards = _read_all()
     card = cards.get(name)
+    if card is None and name in {entry.family for entry in cards.values()}:
+        card = default_card(name)
     if card is None:
         names = [known for known, entry in cards.items() if family in (None, entry.family)]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)

@@ -12,7 +12,7 @@ from effvision.errors import InputError
 from effvision.results import Result, Timing
 from effvision.state import Array, State
 
-__all__ = ["update_many"]
+__all__ = ["program_joined", "update_many"]
 
 
 def update_many(
@@ -46,26 +46,39 @@ def _advance(
     due = [index for index, arrays in enumerate(ready) if arrays is not None]
     outputs: list[Mapping[str, Array] | None] = [None] * len(sessions)
     prepared = time.perf_counter()
-    fixed = _fixed_batch(predictor)
-    most = fixed or len(due)
-    for begin in range(0, len(due), most or 1):
-        group = due[begin : begin + most]
-        # a file for N streams gets N: what fills it up is computed and not used
-        filled = group + group[:1] * (fixed - len(group))
-        first = cast(Mapping[str, np.ndarray], ready[group[0]])
-        stacked = {name: np.concatenate([cast(Any, ready[i])[name] for i in filled]) for name in first}
-        together = State.stack([sessions[i].state for i in filled])
-        answers, following = predictor.program(predictor.runtime, stacked, together)
-        states = following.split() or [State()] * len(filled)
-        for row, index in enumerate(group):
-            outputs[index] = {name: array[row : row + 1] for name, array in answers.items()}
-            sessions[index].state = states[row]
+    answers = predictor.program_many(
+        predictor.runtime,
+        [cast(Mapping[str, np.ndarray], ready[index]) for index in due],
+        [sessions[index].state for index in due],
+    )
+    for index, (answer, following) in zip(due, answers, strict=True):
+        outputs[index], sessions[index].state = answer, following
     share_ms = (time.perf_counter() - prepared) * 1e3 / max(1, len(due))
     prepare_ms = (prepared - started) * 1e3 / max(1, len(sessions))
     return [
         session._end(answer, Timing(prepare_ms=prepare_ms, run_ms=0.0 if answer is None else share_ms))
         for session, answer in zip(sessions, outputs, strict=True)
     ]
+
+
+def program_joined(
+    predictor: Any, runtime: Any, arrays: Sequence[Mapping[str, np.ndarray]], states: Sequence[State]
+) -> list[tuple[dict[str, Array], State]]:
+    """Run the program of several streams, a row each, in as few calls as the graph allows; see `Predictor.program_many`."""
+    found: list[tuple[dict[str, Array], State]] = []
+    fixed = _fixed_batch(predictor)
+    most = fixed or len(arrays)
+    for begin in range(0, len(arrays), most or 1):
+        group = list(range(begin, min(begin + most, len(arrays))))
+        # a file for N streams gets N: what fills it up is computed and not used
+        filled = group + group[:1] * (fixed - len(group))
+        stacked = {name: np.concatenate([arrays[i][name] for i in filled]) for name in arrays[group[0]]}
+        answers, following = predictor.program(runtime, stacked, State.stack([states[i] for i in filled]))
+        kept = following.split() or [State()] * len(filled)
+        found.extend(
+            ({name: array[row : row + 1] for name, array in answers.items()}, kept[row]) for row in range(len(group))
+        )
+    return found
 
 
 def _fixed_batch(predictor: Any) -> int:

@@ -24,7 +24,7 @@ from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
 from effvision.errors import CardError, DTypeError, EffvisionError, InputError, ModelFileError
 from effvision.loading import RuntimeName, card_of, check_choices, choose, exported
-from effvision.many import update_many
+from effvision.many import program_joined, update_many
 from effvision.metadata import Metadata
 from effvision.results import Result
 from effvision.runtime import Runtime
@@ -76,6 +76,7 @@ class Predictor(ABC):
         update_options: Names `Session.update` takes besides its first argument.
         takes: What one update takes: a frame or a cloud of points.
         joins: Whether several sessions fit into one call of the network; otherwise `update_many` takes them in turns.
+        counts: What the first axis of a session's state counts: its one stream, or the objects in it, any number of them.
         runtime: The back end; named arrays in, named arrays out.
         metadata: Labels, sizes, graphs: what an exported file carries.
     """
@@ -85,6 +86,7 @@ class Predictor(ABC):
     update_options: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[Literal["frames", "clouds"]] = "frames"
     joins: ClassVar[bool] = True
+    counts: ClassVar[Literal["stream", "objects"]] = "stream"
 
     def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
         self.runtime = runtime
@@ -429,12 +431,22 @@ class Predictor(ABC):
         """Run the prepared arrays; by default one step of the graph `step`."""
         return runtime.step(arrays, state)
 
+    def program_many(
+        self, runtime: Runtime, arrays: Sequence[Mapping[str, np.ndarray]], states: Sequence[State]
+    ) -> list[tuple[dict[str, Array], State]]:
+        """Run the prepared arrays of several streams together; by default each is one row of one call of `program`."""
+        return program_joined(self, runtime, arrays, states)
+
     @abstractmethod
     def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Result, Memory]:
         """Make the result of one update from the graph's outputs; from the last ones if `arrays` is None."""
 
     def frame_options(self, frame: Any) -> dict[str, Any]:
         """Return what `Session.update` takes from a source's frame besides the picture."""
+        return {}
+
+    def example_options(self) -> dict[str, Any]:
+        """Return what `session` has to be told to work on the sample and on `example_updates`; nothing for most families."""
         return {}
 
     @abstractmethod

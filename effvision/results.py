@@ -64,6 +64,11 @@ class Result:
     dropped: int = field(default=0, kw_only=True)
     image: np.ndarray | None = field(default=None, kw_only=True, repr=False, compare=False)
 
+    @property
+    def event(self) -> str:
+        """A short text that people are told when it changes from one frame to the next; empty where there is none."""
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: text, numbers, lists. Pictures are left out."""
         return {
@@ -152,6 +157,11 @@ class Classification(Result):
     def score(self) -> float:
         """Score of the chosen class, 0..1."""
         return float(self.scores[self.chosen])
+
+    @property
+    def event(self) -> str:
+        """The label, once there is one to rely on."""
+        return self.label if self.settled else ""
 
     def topk(self, k: int = 5) -> list[tuple[str, float]]:
         """Return the `k` best (label, score), best first; all of them if there are fewer.

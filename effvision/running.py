@@ -260,11 +260,12 @@ class _Tally:
         if as_json:
             named = {"source": self._sources[place].name} if self._width else {}
             print(json.dumps({**named, **result.to_dict()}, ensure_ascii=False), flush=True)
-        elif result.settled and result.label != self._shown[place]:
+        elif result.event and result.event != self._shown[place]:
             when = f"frame {result.index:4}" if result.timestamp is None else f"{result.timestamp:8.2f} s"
             again = f"  (began anew: {result.reset_reason})" if result.reset_reason else ""
-            print(f"{self._name(place)}{when}  {result.label}  {result.score:.2f}{again}", flush=True)
-            self._shown[place] = result.label
+            score = f"  {result.score:.2f}" if hasattr(result, "score") else ""
+            print(f"{self._name(place)}{when}  {result.event}{score}{again}", flush=True)
+            self._shown[place] = result.event
 
     def finish(self, *, quiet: bool) -> None:
         for place, result in enumerate(self._last):

@@ -130,7 +130,8 @@ class Session:
                 raise
             raise StateError(f"{path} is no saved session or is damaged ({type(error).__name__}: {error})") from error
         expected = predictor.initial_state()
-        if _kinds(expected) != _kinds(state):
+        one_row = predictor.counts == "stream"
+        if _kinds(expected, rows=one_row) != _kinds(state, rows=one_row):
             raise StateError(f"{path} holds {state}, but this model's state is {expected}")
         session = cls(predictor, memory, state)
         session._fresh = fresh
@@ -161,5 +162,5 @@ class Session:
         return result.replace(timing=timed, index=index, reset_reason=reason)
 
 
-def _kinds(state: State) -> dict[str, Any]:
-    return {name: (tuple(array.shape), str(array.dtype)) for name, array in state.items()}
+def _kinds(state: State, *, rows: bool) -> dict[str, Any]:
+    return {name: (tuple(array.shape)[0 if rows else 1 :], str(array.dtype)) for name, array in state.items()}

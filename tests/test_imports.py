@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "_files"),
-    ("clouds", "detections", "metadata", "results", "state"),
+    ("clouds", "detections", "metadata", "results", "state", "tracks"),
     ("host", "ops"),
     ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
     ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("effvision.results", "effvision.viz"): "a result draws and saves itself when it is asked to",
+    ("effvision.tracks", "effvision.viz"): "likewise",
     ("effvision.results", "effvision.sources"): "a segmentation writes its cloud when it is asked to",
 }
 

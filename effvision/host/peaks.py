@@ -40,7 +40,7 @@ def find_peaks(response: NDArray[np.floating], strength: NDArray[np.floating], s
         score: Which rule.
     """
     objects, rows, columns = response.shape
-    flat = response.reshape(objects, -1)
+    flat = response.reshape(objects, rows * columns)
     highest = flat.max(axis=1) if objects else np.zeros(0, response.dtype)
     place = flat.argmax(axis=1) if objects else np.zeros(0, np.intp)
     value = highest
@@ -54,7 +54,7 @@ def find_peaks(response: NDArray[np.floating], strength: NDArray[np.floating], s
             [padded[:, y : y + rows, x : x + columns] for y in range(3) for x in range(3) if (y, x) != (1, 1)]
         )
         alone = above > around.max(axis=0)  # higher than all its neighbours
-        heights = np.where(alone, above, 0).reshape(objects, -1)
+        heights = np.where(alone, above, 0).reshape(objects, rows * columns)
         total = heights.sum(axis=1)
         peak = heights.max(axis=1, initial=0) / (total + 1e-9)
         peak = np.where(highest > 0, peak, 0)

@@ -52,18 +52,31 @@ def correlate(search: Tensor, filters: Tensor, *, stride: int = 2) -> Tensor:
 
 
 def correlate_by_products(search: Tensor, filters: Tensor, *, stride: int = 2) -> Tensor:
-    """Compute `correlate` by slices and one matrix product for any number of objects; see there."""
+    """Compute `correlate` by slices and one matrix product for any number of objects; see there.
+
+    The picture is first sorted into stride * stride coarser ones, so that every slice is of neighbouring numbers.
+
+    Raises:
+        ShapeError: as `correlate`, or the patch is no multiple of the stride.
+    """
     _check(search, filters)
     patch, size = filters.shape[-1], response_size(search.shape[-1], filters.shape[-1], stride)
-    reach = (size - 1) * stride + 1
+    if patch % stride:
+        raise ShapeError(f"a patch of {patch} pixels cannot be cut into steps of {stride}")
+    steps, used = patch // stride, (size - 1) * stride + patch
+    objects, channels = search.shape[:2]
+    cells = used // stride
+    coarse = search[:, :, :used, :used].reshape(objects, channels, cells, stride, cells, stride)
+    coarse = coarse.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # (M, stride * stride * C, used / stride, used / stride)
     columns = [
-        search[:, :, row : row + reach : stride, column : column + reach : stride].flatten(2)
-        for row in range(patch)
-        for column in range(patch)
+        coarse[:, :, row : row + size, column : column + size].flatten(2)
+        for row in range(steps)
+        for column in range(steps)
     ]
-    placed = torch.cat(columns, dim=1)  # (M, K * K * C, R * R): place within the patch, then channel
-    own = filters.permute(0, 1, 3, 4, 2).flatten(2)
-    return torch.matmul(own, placed).unflatten(2, (size, size))
+    placed = torch.cat(columns, dim=1)  # (M, K * K * C, R * R)
+    own = filters.reshape(objects, -1, channels, steps, stride, steps, stride)
+    own = own.permute(0, 1, 3, 5, 4, 6, 2).flatten(2)  # in the order of `placed`: step, place within the step, channel
+    return torch.matmul(own, placed).reshape(objects, -1, size, size)
 
 
 def patch_energy(search: Tensor, *, patch: int, stride: int = 2) -> Tensor:

@@ -50,8 +50,10 @@ class Matcher(nn.Module):
         """
         if self.by_products or search.device.type != "cpu" or len(search) <= _TOGETHER:
             return self._match(search, filters, mean)
-        parts = zip(search.split(_TOGETHER), filters.split(_TOGETHER), mean.split(_TOGETHER), strict=True)
-        answers = [self._match(*part) for part in parts]  # few enough at a time for the caches
+        answers = []
+        for begin in range(0, len(search), _TOGETHER):  # few enough at a time for the caches
+            rows = slice(begin, begin + _TOGETHER)
+            answers.append(self._match(search[rows], filters[rows], mean[rows]))
         return torch.cat([response for response, _ in answers]), torch.cat([offsets for _, offsets in answers])
 
     def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +78,7 @@ class Matcher(nn.Module):
             template = template - mean[:, :, None, None]
         else:
             mean = template.new_zeros(template.shape[0], 3)
-        rows = template.unflatten(3, (GRID, PATCH)).unflatten(2, (GRID, PATCH))  # (M, 3, rows, 8, columns, 8)
+        rows = template.reshape(-1, 3, GRID, PATCH, GRID, PATCH)
         return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2), mean
 
 
@@ -99,7 +101,7 @@ class PatchNet(Matcher):
         """Weight the frequencies of each patch; see `Matcher.describe`."""
         patches, mean = self._patches(template)
         weighted = patches.flatten(3) @ fourier_matrix(self.frequencies)
-        return weighted.unflatten(3, (PATCH, PATCH)), mean
+        return weighted.reshape(patches.shape), mean
 
     def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Correlate, normalise, add up the pyramid; see `Matcher.match`."""
@@ -180,7 +182,8 @@ def fourier_matrix(frequencies: Tensor) -> Tensor:
     """
     unit = torch.eye(PATCH * PATCH, dtype=frequencies.dtype, device=frequencies.device).view(-1, PATCH, PATCH)
     spectrum = torch.view_as_real(torch.fft.rfft2(unit, norm="ortho")) * frequencies
-    return torch.fft.irfft2(torch.view_as_complex(spectrum), s=(PATCH, PATCH), norm="ortho").flatten(1)
+    mapped: Tensor = torch.fft.irfft2(torch.view_as_complex(spectrum), s=(PATCH, PATCH), norm="ortho")
+    return mapped.flatten(1)
 
 
 def _normaliser(search: Tensor, *, stride: int, rate: float) -> Tensor:
@@ -214,8 +217,10 @@ def _gather(families: Tensor, parts: int = 1) -> Tensor:
 
 def _fold(maps: Tensor) -> Tensor:
     """Bring the four places of each pooling window together: (..., 2 R, 2 R) -> (..., 4, R, R)."""
-    rows = maps.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2))  # (..., R, 2, R, 2)
-    return rows.movedim((-3, -1), (-4, -3)).flatten(-4, -3)
+    *before, height, width = maps.shape
+    rows = maps.reshape(*before, height // 2, 2, width // 2, 2)
+    places = len(before)
+    return rows.movedim((places + 1, places + 3), (places, places + 1)).flatten(places, places + 1)
 
 
 def _first_sum(maps: Tensor, weight: Tensor) -> Tensor:
@@ -238,8 +243,8 @@ def _first_sum(maps: Tensor, weight: Tensor) -> Tensor:
 def _edges(parts: Tensor, weights: Tensor, side: int) -> Tensor:
     """Mix what is known of each parent's four children: (M, 4 P, 4, R, R) by (P, 4, 16) -> (M, P, 4, R - 4, R - 4)."""
     near = _gather(_families(parts.flatten(1, 2), side, parts=4), parts=4)  # (M, P, child, 4, R - 4, R - 4)
-    size = near.shape[-1]
-    return torch.matmul(weights, near.flatten(4).flatten(2, 3)).unflatten(3, (size, size))
+    mixed = torch.matmul(weights, near.flatten(4).flatten(2, 3))
+    return mixed.reshape(*mixed.shape[:3], *near.shape[-2:])
 
 
 def _by_child(taps: Tensor) -> Tensor:

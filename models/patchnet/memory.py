@@ -1,0 +1,233 @@
+"""What a tracking session remembers besides arrays: who is who, the clock, the size of the frames. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effvision.errors import DTypeError, InputError, RangeError, ShapeError, StateError
+from effvision.predictor import Memory
+
+__all__ = ["Known", "Settings", "TrackMemory", "check_boxes", "check_ids", "number"]
+
+_LEAST_INSIDE = 0.1  # of a new box's area that must lie within the frame
+_MOST_OBJECTS = 4096
+
+
+@dataclass(frozen=True)
+class Known:
+    """One object: its number, what the detector called it, and since when it has been lost or missed."""
+
+    id: int
+    kind: int = -1
+    lost_since_s: float | None = None
+    missed: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a session.
+
+    Attributes:
+        boxes: (x1, y1, x2, y2) of the objects to begin with in the first frame.
+        ids: Their numbers; empty: 1, 2, 3, ...
+        max_lost_s: Seconds after which a lost object is given up; None: never.
+        least_overlap: Of an object and a detection that are the same.
+        max_missed: Key frames in a row whose detector may miss an object that is still being followed.
+        fps: Of frames that come without a timestamp.
+    """
+
+    boxes: tuple[tuple[float, ...], ...] = ()
+    ids: tuple[int, ...] = ()
+    max_lost_s: float | None = None
+    least_overlap: float = 0.3
+    max_missed: int = 1
+    fps: float = 30.0
+
+
+@dataclass
+class TrackMemory(Memory):
+    """Objects in the order of the state's rows, and the stream they are in."""
+
+    settings: Settings = field(default_factory=Settings)
+    objects: tuple[Known, ...] = ()
+    gone: tuple[int, ...] = ()
+    next_id: int = 1
+    names: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    source: str | None = None
+    clock_s: float | None = None
+    timestamp: float | None = None
+    # between `prepare` and `finish` of one update only
+    kept: tuple[int, ...] = ()
+    starting: tuple[Known, ...] = ()
+    kinds: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrackMemory:
+        """Rebuild from `to_dict`; JSON has made lists of tuples."""
+        settings = dict(data["settings"])
+        settings["boxes"] = tuple(tuple(box) for box in settings["boxes"])
+        settings["ids"] = tuple(settings["ids"])
+        parts = {
+            "settings": Settings(**settings),
+            "objects": tuple(Known(**one) for one in data["objects"]),
+            "gone": tuple(data["gone"]),
+            "starting": (),
+            "names": tuple(data["names"]),
+            "size": None if data["size"] is None else tuple(data["size"]),
+            "kept": (),
+            "kinds": None,
+        }
+        return cls(**{**data, **parts})
+
+
+def check_memory(memory: TrackMemory) -> None:
+    """Refuse a memory read from a file that no session could have written.
+
+    Raises:
+        StateError: it is damaged or of another version.
+    """
+    settings = memory.settings
+    numbers = [one.id for one in memory.objects]
+    whole = all(type(value) is int for one in memory.objects for value in (one.id, one.kind, one.missed))
+    clocks = [one.lost_since_s for one in memory.objects] + [memory.clock_s, memory.timestamp]
+    sound = (
+        whole
+        and len(set(numbers)) == len(numbers)
+        and all(value is None or isinstance(value, (int, float)) for value in clocks)
+        and type(memory.next_id) is int
+        and memory.next_id > max(numbers, default=0)
+        and all(isinstance(name, str) for name in memory.names)
+        and (memory.size is None or (len(memory.size) == 2 and all(type(side) is int for side in memory.size)))
+        and set(vars(settings)) == {one.name for one in fields(Settings)}
+    )
+    if not sound:
+        raise StateError(f"the saved session's memory is damaged: {memory!r:.200}")
+
+
+def check_boxes(value: Any, size: tuple[int, int] | None = None, *, name: str = "boxes") -> NDArray[np.float64]:
+    """Return boxes (M, 4) `x1 y1 x2 y2` in pixels; one box alone may come as (4,).
+
+    Args:
+        value: Array, list or tensor.
+        size: (height, width) of the frame they are in; None checks their form only.
+        name: Of the argument, for messages.
+
+    Raises:
+        DTypeError: no numbers.
+        ShapeError: another shape.
+        RangeError: NaN or infinity, a box without area or inverted, or one that lies (nearly) outside the frame.
+    """
+    try:
+        boxes = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DTypeError(f"`{name}` must be numbers (M, 4): x1 y1 x2 y2; got {value!r:.80}") from error
+    if boxes.shape == (0,):
+        boxes = np.zeros((0, 4))
+    if boxes.dtype.kind not in "iuf":
+        raise DTypeError(f"`{name}` must be numbers (M, 4): x1 y1 x2 y2; got {value!r:.80}")
+    if boxes.ndim == 1:
+        boxes = boxes[None]
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ShapeError(f"`{name}` must be (M, 4): x1 y1 x2 y2; got {boxes.shape}")
+    if len(boxes) > _MOST_OBJECTS:
+        raise RangeError(f"`{name}` holds {len(boxes)} boxes; {_MOST_OBJECTS} is the most")
+    boxes = boxes.astype(np.float64)
+    for box in boxes:
+        said = " ".join(f"{place:g}" for place in box)
+        if not np.isfinite(box).all():
+            raise RangeError(f"`{name}` must be finite; got {said}")
+        if box[2] <= box[0] or box[3] <= box[1]:
+            raise RangeError(
+                f"a box is `x1 y1 x2 y2` with x1 < x2 and y1 < y2; got {said}\nhint: x y width height? "
+                "`effvision.host.boxes.xywh_to_xyxy`, or --box-xywh on the command line"
+            )
+        if size is not None:
+            _check_inside(box, size, said)
+    return boxes
+
+
+def _check_inside(box: NDArray[np.float64], size: tuple[int, int], said: str) -> None:
+    height, width = size
+    inside = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0))
+    out = min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0)
+    if out or inside < _LEAST_INSIDE * (box[2] - box[0]) * (box[3] - box[1]):
+        raise RangeError(
+            f"the box {said} lies outside the frame of {width}x{height} pixels, or nearly so: there is nothing to follow\n"
+            "hint: boxes are `x1 y1 x2 y2` in pixels of the frame, not shares of it"
+        )
+
+
+def check_ids(value: Any, count: int) -> tuple[int, ...]:
+    """Return the numbers of `count` objects.
+
+    Raises:
+        InputError: not so many whole numbers from 0 on, all different.
+    """
+    try:
+        given = [value] if isinstance(value, (int, np.integer)) else list(value)
+    except TypeError as error:
+        raise DTypeError(f"`ids` must be whole numbers; got {value!r:.80}") from error
+    if not all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) and one >= 0 for one in given):
+        raise InputError(f"`ids` must be whole numbers, 0 or more; got {value!r:.80}")
+    if len(given) != count or len(set(given)) != count:
+        raise InputError(f"`ids` must be {count} different numbers, one for each box; got {value!r:.80}")
+    return tuple(int(one) for one in given)
+
+
+def number(name: str, value: Any, *, least: float = 0.0, most: float = float("inf"), open_low: bool = False) -> float:
+    """Check an option that is a finite number in a range.
+
+    Raises:
+        DTypeError: no number.
+        RangeError: outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise DTypeError(f"`{name}` must be a number; got {type(value).__name__}")
+    if not (least < value if open_low else least <= value) or not value <= most or not np.isfinite(value):
+        top = "" if most == float("inf") else f" and up to {most:g}"
+        raise RangeError(f"`{name}` must be {'above' if open_low else 'at least'} {least:g}{top}; got {value!r}")
+    return float(value)
+
+
+def settings_of(boxes: Any, ids: Any, max_lost_s: Any, least_overlap: Any, max_missed: Any, fps: Any) -> Settings:
+    """Check the options of a session.
+
+    Raises:
+        InputError: one is out of range.
+    """
+    first = check_boxes([] if boxes is None else boxes)
+    if ids is not None and boxes is None:
+        raise InputError("`ids` are the numbers of `boxes`: give both, or neither")
+    if isinstance(max_missed, bool) or not isinstance(max_missed, (int, np.integer)) or max_missed < 0:
+        raise InputError(f"`max_missed` must be a whole number of key frames, 0 or more; got {max_missed!r}")
+    return Settings(
+        boxes=tuple(tuple(box) for box in first.tolist()),
+        ids=() if ids is None else check_ids(ids, len(first)),
+        max_lost_s=None if max_lost_s is None else number("max_lost_s", max_lost_s),
+        least_overlap=number("least_overlap", least_overlap, most=1.0, open_low=True),
+        max_missed=int(max_missed),
+        fps=number("fps", fps, open_low=True),
+    )
+
+
+def begin(memory: TrackMemory, ids: Sequence[int | None], kinds: Sequence[int] = ()) -> tuple[tuple[Known, ...], int]:
+    """Give numbers to new objects; None takes the next free one. Return them and the number after."""
+    following = memory.next_id
+    new = []
+    for place, given in enumerate(ids):
+        own = following if given is None else given
+        following = max(following, own + 1)
+        new.append(Known(own, kinds[place] if kinds else -1))
+    return tuple(new), following
+
+
+def lost_or_found(one: Known, lost: bool, now_s: float) -> Known:
+    """Note since when an object has been lost."""
+    since = (one.lost_since_s if one.lost_since_s is not None else now_s) if lost else None
+    return replace(one, lost_since_s=since)

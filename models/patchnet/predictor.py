@@ -1,0 +1,390 @@
+"""PatchNet from a first box, or from a detector's key frames, to a box in every frame. Needs no torch at import.
+
+Mao, Zhu, Kong, Zhang and Dally, "PatchNet - Short-range Template Matching for Efficient Video Processing", 2021.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import numpy as np
+
+from effvision._files import sha256
+from effvision.cards import Card
+from effvision.detections import as_detections
+from effvision.errors import DTypeError, InputError, ModelFileError, ShapeError
+from effvision.host.crops import crop_boxes, search_windows, template_windows
+from effvision.host.tracking import Rule
+from effvision.metadata import Metadata
+from effvision.models.patchnet.memory import (
+    Known,
+    TrackMemory,
+    begin,
+    check_boxes,
+    check_ids,
+    check_memory,
+    lost_or_found,
+    number,
+    settings_of,
+)
+from effvision.models.patchnet.program import SEARCH, TEMPLATE, Plan, empty_state, plan, run_rows, settle
+from effvision.predictor import Memory, Predictor
+from effvision.runtime import Runtime
+from effvision.sources import Frame, as_frame, open_source
+from effvision.state import Array, State
+from effvision.tracks import Tracks
+
+if TYPE_CHECKING:
+    from effvision.models.patchnet.network import Matcher
+
+__all__ = ["PREDICTOR", "PatchNet"]
+
+_TOGETHER = 16  # rows in one call on a processor: more only take more memory
+
+
+class PatchNet(Predictor):
+    """Follow any number of objects from the boxes they start in; all of them in one call of a small network.
+
+    `session` and `stream` take these options:
+        boxes: (M, 4) `x1 y1 x2 y2` in pixels of the objects to begin with in the first frame.
+        ids: Their M numbers; left out: 1, 2, 3, ...
+        max_lost_s: Seconds after which a lost object is given up. Default: never.
+        least_overlap: Intersection over union of an object and a detection that are the same. Default: 0.3.
+        max_missed: Key frames in a row whose detector may miss an object that is still followed. Default: 1.
+        fps: Of frames that come without a timestamp. Default: 30.
+
+    `Session.update(frame, boxes=..., ids=..., remove=..., detections=..., timestamp=..., source=...)`: `frame` (H, W, 3) uint8
+    RGB. `boxes` start objects in this frame, at any time; `ids` give them numbers, and one that is followed already starts anew
+    in its box. `remove` are numbers to give up before it. `detections` make it a key frame: what a detector found in this very
+    frame, in any of the forms `effvision.detections.as_detections` reads. Objects it found again keep their number and
+    start anew in the detector's box; what it found besides becomes a new object; what it missed is given up if it was lost, or
+    missed more than `max_missed` times in a row.
+
+    All frames of a session have one size. Boxes may reach over the border of the frame.
+    """
+
+    family: ClassVar[str] = "patchnet"
+    sample_suffix: ClassVar[str] = ".mp4"
+    update_options: ClassVar[frozenset[str]] = frozenset(
+        {"boxes", "ids", "remove", "detections", "timestamp", "source"}
+    )
+    counts: ClassVar[Literal["stream", "objects"]] = "objects"
+
+    def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
+        """Take a runtime and a description that fit each other; `from_pretrained` makes both.
+
+        Raises:
+            ModelFileError: the description lacks what this family needs.
+        """
+        super().__init__(runtime, metadata)
+        graph = metadata.graphs.get("step")
+        shapes = None if graph is None else {tensor.name: tensor.shape[1:] for tensor in graph.inputs}
+        if shapes != {"search": (3, SEARCH, SEARCH), "template": (3, TEMPLATE, TEMPLATE), "refresh": ()}:
+            raise ModelFileError(f"the description of this PatchNet model is damaged: its inputs are {shapes}")
+        self.rule = Rule()
+
+    @classmethod
+    def from_network(cls, network: Matcher, *, device: str = "cpu") -> PatchNet:
+        """Use a matcher of your own in PyTorch, such as one of `effvision.models.patchnet.convert.from_reference`.
+
+        The network is used itself, not a copy: it is switched to eval mode and moved to `device`.
+
+        Raises:
+            DTypeError: `network` is none of this family.
+        """
+        from effvision.models.patchnet.assemble import assemble
+
+        return cls(*assemble(network, {}, device=device))
+
+    @classmethod
+    def _from_torch(cls, card: Card, weights: Path | None, *, device: str, seed: int = 0) -> PatchNet:
+        from effvision.models.patchnet.assemble import assemble, card_network
+
+        parts = assemble(
+            card_network(card, weights, seed=seed),
+            card.options,
+            device=device,
+            card=card.name,
+            licence=card.licence,
+            weights_sha256="" if weights is None else sha256(weights),
+        )
+        return cls(*parts)
+
+    def predict(self, inputs: Any, **options: Any) -> Tracks:
+        """Follow objects through a whole video, clip or folder, and answer for its last frame; `stream` answers for each.
+
+        Args:
+            inputs: A video, picture, folder or glob; an array (T, H, W, 3) or (H, W, 3) uint8 RGB; an iterable of frames.
+            **options: Of the session, such as `boxes`. Without boxes there is no object to follow.
+
+        Raises:
+            SourceError: it cannot be read.
+            InputError: it holds no frame, or one that cannot be used; or it never ends.
+        """
+        session = self.session(**options)
+        result: Tracks | None = None
+        with open_source(inputs) as source:
+            if source.live:
+                raise InputError(f"{source.name} never ends, so there is no last frame\nhint: use `stream`")
+            for frame in source:
+                result = cast(Tracks, session.update(frame.image, **self.frame_options(frame)))
+                result = result.replace(image=frame.image)
+        if result is None:
+            raise InputError("the source holds no frame")
+        return result
+
+    def initial_memory(  # type: ignore[override]  # named options instead of the template's **options
+        self,
+        *,
+        boxes: Any = None,
+        ids: Any = None,
+        max_lost_s: float | None = None,
+        least_overlap: float = 0.3,
+        max_missed: int = 1,
+        fps: float = 30.0,
+    ) -> TrackMemory:
+        """Return the memory of a stream that has seen nothing; options as in the class's description.
+
+        Raises:
+            InputError: an option is out of range.
+        """
+        return TrackMemory(settings=settings_of(boxes, ids, max_lost_s, least_overlap, max_missed, fps))
+
+    def initial_state(self) -> State:
+        """Return the state of a stream without objects."""
+        return empty_state()
+
+    def restore_memory(self, data: Mapping[str, Any], **options: Any) -> TrackMemory:
+        """Rebuild a saved memory; options given anew are not taken, a saved session keeps its own."""
+        if options:
+            raise InputError(f"a saved session keeps its own options; leave out {', '.join(sorted(options))}")
+        memory = TrackMemory.from_dict(data)
+        check_memory(memory)
+        return memory
+
+    def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
+        """Say `source` or `seek` if this frame does not continue the stream."""
+        held = cast(TrackMemory, memory)
+        source, timestamp = inputs.get("source"), inputs.get("timestamp")
+        if source is not None and not isinstance(source, str):
+            raise DTypeError(f"`source` must be text; got {type(source).__name__}")
+        if timestamp is not None:
+            timestamp = number("timestamp", timestamp, least=-float("inf"))
+        if None not in (held.source, source) and source != held.source:
+            return "source"
+        back = timestamp is not None and held.timestamp is not None and timestamp < held.timestamp
+        return "seek" if back else None
+
+    def prepare(self, inputs: Mapping[str, Any], memory: Memory) -> dict[str, np.ndarray]:
+        """Check the frame, the boxes and the detections; who goes on is noted in the memory."""
+        held = cast(TrackMemory, memory)
+        image = as_frame(inputs["x"])
+        height, width = image.shape[:2]
+        if held.size is not None and held.size != (height, width):
+            raise ShapeError(
+                f"the frames of a session have one size: so far {held.size[1]}x{held.size[0]} pixels, now {width}x{height}\n"
+                "hint: resize it, or `reset` the session and start its objects anew"
+            )
+        boxes, ids = inputs.get("boxes"), inputs.get("ids")
+        if boxes is None and ids is not None:
+            raise InputError("`ids` are the numbers of `boxes`: give both, or neither")
+        if held.size is None and boxes is None and held.settings.boxes:
+            boxes, ids = held.settings.boxes, held.settings.ids or None
+        started = check_boxes([] if boxes is None else boxes, (height, width))
+        numbers: Sequence[int | None] = [None] * len(started) if ids is None else check_ids(ids, len(started))
+        removed = self._removed(inputs.get("remove"), held)
+        starting, following = begin(held, numbers)
+        restarted = {one.id for one in starting}
+        kinds = {one.id: one.kind for one in held.objects}
+        starting = tuple(replace(one, kind=kinds.get(one.id, -1)) for one in starting)
+        gone = removed | restarted | set(held.gone)
+        kept = tuple(row for row, one in enumerate(held.objects) if one.id not in gone)
+        overlap = np.array(held.settings.least_overlap)
+        arrays: dict[str, np.ndarray] = {
+            "image": image,
+            "kept": np.array(kept, np.int64),
+            "started": started,
+            "least_overlap": overlap,
+        }
+        found = inputs.get("detections")
+        key, names = "detections" in inputs and found is not None, held.names
+        if key:
+            detections = as_detections(found, height=height, width=width)
+            arrays["found"], names = detections.boxes.astype(np.float64), detections.names or names
+            own = np.array([held.objects[row].kind for row in kept], np.int64)
+            other = detections.classes
+            arrays["may_match"] = (own[:, None] == other) | (own[:, None] < 0) | (other < 0)
+            arrays["found_scores"] = detections.scores
+        timestamp, source = inputs.get("timestamp"), inputs.get("source")
+        now = held.clock_s
+        now = float(timestamp) if timestamp is not None else 0.0 if now is None else now + 1 / held.settings.fps
+        # nothing is remembered before everything was accepted
+        held.kept, held.starting, held.next_id, held.names = kept, starting, following, names
+        held.kinds = tuple(detections.classes.tolist()) if key else None
+        held.size, held.clock_s = (height, width), now
+        held.timestamp = held.timestamp if timestamp is None else float(timestamp)
+        held.source = held.source if source is None else source
+        return arrays
+
+    @staticmethod
+    def _removed(value: Any, held: TrackMemory) -> set[int]:
+        if value is None:
+            return set()
+        given = [value] if isinstance(value, (int, np.integer)) else list(value)
+        numbers = set(check_ids(given, len(given)))
+        if unknown := numbers - {one.id for one in held.objects}:
+            there = ", ".join(str(one.id) for one in held.objects) or "none"
+            raise InputError(f"`remove` names {sorted(unknown)[0]}, which is not followed; there are: {there}")
+        return numbers
+
+    def program(
+        self, runtime: Runtime, arrays: Mapping[str, np.ndarray], state: State
+    ) -> tuple[dict[str, Array], State]:
+        """Search, read the answers, cut new templates; see `effvision.models.patchnet.program`."""
+        return self.program_many(runtime, [arrays], [state])[0]
+
+    def program_many(
+        self, runtime: Runtime, arrays: Sequence[Mapping[str, np.ndarray]], states: Sequence[State]
+    ) -> list[tuple[dict[str, Array], State]]:
+        """Likewise for several streams; the objects of all go through the graph together."""
+        plans = [
+            plan(given["image"], given["kept"].tolist(), state, self.rule)
+            for given, state in zip(arrays, states, strict=True)
+        ]
+        results = []
+        for given, planned, (outputs, following) in zip(arrays, plans, self._run(runtime, plans), strict=True):
+            answer, state = settle(
+                given["image"],
+                planned,
+                outputs,
+                following,
+                self.rule,
+                started=given["started"],
+                found=given.get("found"),
+                may_match=given.get("may_match"),
+                least_overlap=float(given["least_overlap"]),
+            )
+            scores = answer.scores.copy()
+            if "found_scores" in given:
+                taken = answer.detection >= 0
+                scores[taken] = given["found_scores"][answer.detection[taken]]
+            results.append(({**answer._asdict(), "scores": scores}, state))
+        return results
+
+    def _run(self, runtime: Runtime, plans: Sequence[Plan]) -> list[tuple[dict[str, np.ndarray], State]]:
+        """Send the rows of all plans through the graph and give each plan its own back."""
+        spec = runtime.graphs["step"]
+        axis = spec.inputs[0].shape[0]
+        counts = [len(one.owner) for one in plans]
+        empty = {
+            tensor.name: np.zeros((0, *(int(axis) for axis in tensor.shape[1:])), np.float32) for tensor in spec.outputs
+        }
+        if not sum(counts):
+            return [(empty, one.held) for one in plans]
+        with_rows = [one for one in plans if len(one.owner)]
+        feed = {name: np.concatenate([one.feed[name] for one in with_rows]) for name in with_rows[0].feed}
+        held = with_rows[0].held if len(with_rows) == 1 else State.stack([one.held for one in with_rows])
+        most = axis if isinstance(axis, int) else _TOGETHER if runtime.device == "cpu" else sum(counts)
+        outputs, following = run_rows(runtime.step, feed, held, most=most, fixed=isinstance(axis, int))
+        results, begin_row = [], 0
+        for one, count in zip(plans, counts, strict=True):
+            rows = slice(begin_row, begin_row + count)
+            begin_row += count
+            own = following if count == sum(counts) else following.rows(range(rows.start, rows.stop))
+            results.append(({name: array[rows] for name, array in outputs.items()}, own if count else one.held))
+        return results
+
+    def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Tracks, TrackMemory]:
+        """Name the objects, and give up those that were lost or missed for too long."""
+        held = cast(TrackMemory, memory)
+        assert arrays is not None
+        origin, detection, lost = arrays["origin"], arrays["detection"], arrays["lost"]
+        old = [held.objects[row] for row in held.kept]
+        explicit = iter(held.starting)
+        now, objects = float(held.clock_s or 0.0), []
+        for place in range(len(origin)):
+            kind = -1 if held.kinds is None or detection[place] < 0 else held.kinds[detection[place]]
+            if origin[place] >= 0:
+                one = lost_or_found(old[origin[place]], bool(lost[place]), now)
+                if held.kinds is not None:
+                    missed = 0 if detection[place] >= 0 else one.missed + 1
+                    one = replace(one, missed=missed, kind=kind if kind >= 0 else one.kind)
+            elif detection[place] < 0:
+                one = next(explicit)
+            else:
+                (one,), held.next_id = begin(held, [None], [kind])
+            objects.append(one)
+        ended = [self._given_up(one, held, now) for one in objects]
+        here = np.flatnonzero(~np.array(ended, bool))
+        held.objects = tuple(objects)
+        held.gone = tuple(one.id for one, left in zip(objects, ended, strict=True) if left)
+        result = Tracks(
+            boxes=np.asarray(arrays["boxes"][here], np.float32),
+            ids=np.array([objects[row].id for row in here], np.int64),
+            scores=np.asarray(arrays["scores"][here], np.float32),
+            lost=np.asarray(lost[here], bool),
+            classes=np.array([objects[row].kind for row in here], np.int64),
+            names=held.names,
+            key=held.kinds is not None,
+            ended=held.gone,
+            timestamp=held.timestamp,
+        )
+        held.kept, held.starting, held.kinds = (), (), None
+        return result, held
+
+    @staticmethod
+    def _given_up(one: Known, held: TrackMemory, now_s: float) -> bool:
+        limit, since = held.settings.max_lost_s, one.lost_since_s
+        too_long = limit is not None and since is not None and now_s - since >= limit
+        missed = one.missed > (0 if since is not None else held.settings.max_missed)
+        return too_long or (held.kinds is not None and missed)
+
+    def frame_options(self, frame: Frame) -> dict[str, Any]:
+        """Pass a source's own clock and identity on."""
+        return {"timestamp": frame.timestamp if frame.clocked else None, "source": frame.source}
+
+    def example_options(self) -> dict[str, Any]:
+        """Begin with the box of the sample's object."""
+        from effvision.models.patchnet.sample import FIRST_BOXES
+
+        return {"boxes": FIRST_BOXES}
+
+    def example_inputs(
+        self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[np.ndarray] = ()
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield noise in the first half and crops of moving pictures in the second; some templates change at every step."""
+        from effvision.models.patchnet.sample import moving_boxes
+
+        rng = np.random.default_rng([seed, batch])
+        moving = moving_boxes(batch, steps, seed=seed, frames=frames)
+        for step in range(steps):
+            refresh = (rng.random(batch) < (1.0 if step == 0 else 0.3)).astype(np.float32)
+            if step < steps // 2:
+                search = rng.uniform(-120, 135, (batch, 3, SEARCH, SEARCH)).astype(np.float32)
+                template = rng.uniform(-120, 135, (batch, 3, TEMPLATE, TEMPLATE)).astype(np.float32)
+            else:
+                image, boxes = next(moving)
+                search = crop_boxes(image, search_windows(boxes, SEARCH / TEMPLATE), SEARCH)
+                template = crop_boxes(image, template_windows(boxes), TEMPLATE)
+            yield {"search": search, "template": template, "refresh": refresh}
+
+    def example_updates(self, count: int, *, seed: int) -> Iterator[np.ndarray]:
+        """Yield frames (240, 320, 3) uint8 RGB of things that move over a background."""
+        from effvision.models.patchnet.sample import render
+
+        for image, _ in render(count, size=(240, 320), seed=seed):
+            yield image
+
+    @classmethod
+    def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
+        """Write a video of things that move over a background; the first begins in `FIRST_BOXES`."""
+        from effvision.models.patchnet.sample import write_sample
+
+        return write_sample(path, seed=seed)
+
+
+PREDICTOR = PatchNet
