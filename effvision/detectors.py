@@ -27,7 +27,7 @@ from effvision.sources.arrays import as_frame
 
 __all__ = ["Letterbox", "OnnxDetector"]
 
-_GREY = np.float32(114) / np.float32(255)  # what the networks saw around their pictures in training
+_GREY = 114  # what the networks saw around their pictures in training
 _MOST_BOXES = 300
 _USUAL_SIZE, _USUAL_STRIDE, _LARGEST_SIZE = 640, 32, 8192
 _LONGEST_LITERAL = 1 << 20
@@ -72,10 +72,13 @@ class Letterbox:
         (rows, columns), (top, left) = self.scaled, self.offset
         if self.frame != (rows, columns):
             frame = cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_LINEAR)
-        out = np.full((1, 3, *self.size), _GREY, np.float32)
+        shades = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(dtype)
+        bits = np.uint16 if shades.itemsize == 2 else shades.dtype  # OpenCV looks up half precision as bits
+        out = np.full((1, 3, *self.size), shades[_GREY], dtype)
         for channel, plane in enumerate(cv2.split(frame)):
-            np.divide(plane, np.float32(255), out=out[0, channel, top : top + rows, left : left + columns])
-        return out.astype(dtype, copy=False)
+            looked_up = cv2.LUT(plane, shades.view(bits)).view(dtype)
+            out[0, channel, top : top + rows, left : left + columns] = looked_up
+        return out
 
     def to_frame(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return boxes (M, 4) `x1 y1 x2 y2` of the network's input in pixels of the frame, not cut at its border."""
@@ -139,7 +142,7 @@ class OnnxDetector:
             raise self._refusal(f"has {len(outputs)} outputs, {listed}; a detector has one")
         self._input, self._dtype, self.size = self._read_input(told, size)
         try:
-            answer = self._run(np.full((1, 3, *self.size), _GREY, self._dtype))
+            answer = self._run(np.full((1, 3, *self.size), _GREY / 255, self._dtype))
             self._shape = answer.shape
             self.layout = self._read_layout()
             decode(answer, self.layout, self.confidence, where=str(self.path))

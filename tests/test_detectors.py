@@ -300,6 +300,23 @@ def test_the_answer_agrees_with_a_plain_reading_of_the_numbers() -> None:
     assert rows.take(kept).scores.tolist() == rows.scores[kept].tolist()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_half_precision_is_read_as_the_numbers_it_holds(layout: str) -> None:
+    rng = np.random.default_rng(2)
+    rows = [
+        [*rng.uniform(20, 60, 2), *rng.uniform(61, 90, 2), score, i % 3]
+        for i, score in enumerate(rng.uniform(0, 1, 15))
+    ]
+    answer = table(rows, layout, dtype=np.float16)
+    answer[answer == 0] = 6e-8  # as small as the scores of most boxes are
+    if layout == "v8":
+        answer[0, 5, 120] = np.nan
+    half, single = decode(answer, layout, 0.25), decode(answer.astype(np.float32), layout, 0.25)
+    assert 5 < len(half.scores) < 15
+    for one, other in zip(half, single, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # --- names --------------------------------------------------------------------------------------------------------------
 
 

@@ -99,31 +99,28 @@ def decode(output: NDArray[np.floating], layout: str, confidence: float, *, wher
     Raises:
         DetectorError: scores outside 0..1, classes that are no whole numbers, or boxes that are not in pixels.
     """
-    table = output[0].astype(np.float32, copy=False)
-    table = table if layout == "v8" else table.T  # (columns, boxes)
+    table = output[0] if layout == "v8" else output[0].T  # (columns, boxes)
+    dropped = 0
     if layout == "end to end":
-        best = table[4]
+        best = _checked(table[4], where)
+    elif layout == "v5":
+        sure = _checked(table[4], where)
+        dropped = int(np.count_nonzero(np.isnan(sure)))
+        table = table[:, sure > confidence]  # a class given that there is an object is not surer than the object
+        best = _checked(_highest(table[5:]).astype(np.float32) * table[4], where)
     else:
-        first = 5 if layout == "v5" else 4
-        best = table[first:].max(axis=0)
-        best = best * table[4] if layout == "v5" else best
-    odd = best[(best > 1 + _SLACK) | (best < -_SLACK)]
-    if len(odd):
-        raise DetectorError(
-            f"{where} answered the score {odd[0]:g}; scores must lie within 0..1\n"
-            "hint: a network that gives logits has to be exported with its sigmoid"
-        )
+        best = _checked(_highest(table[4:]), where)
     chosen = np.flatnonzero(best > confidence)
     boxes = table[:4, chosen].T.astype(np.float64)
     if layout == "end to end":
-        classes = _whole(table[5, chosen], where)
-        chosen_first = np.argsort(-best[chosen], kind="stable")
-        chosen, boxes, classes = chosen[chosen_first], boxes[chosen_first], classes[chosen_first]
+        order = np.argsort(-best[chosen], kind="stable")
+        chosen, boxes = chosen[order], boxes[order]
+        classes = _whole(table[5, chosen].astype(np.float64), where)
     else:
-        classes = table[first:, chosen].argmax(axis=0)
+        classes = table[5 if layout == "v5" else 4 :, chosen].argmax(axis=0)
         boxes = xywh_to_xyxy(boxes, center=True)
     good = np.isfinite(boxes).all(axis=1) & (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
-    dropped = int(np.count_nonzero(~good)) + int(np.count_nonzero(np.isnan(best)))
+    dropped += int(np.count_nonzero(~good)) + int(np.count_nonzero(np.isnan(best)))
     if good.any() and boxes[good].min() >= -1 and boxes[good].max() <= 1:
         raise DetectorError(
             f"{where} answered boxes that all lie within the first pixel, such as {boxes[good][0].tolist()}\n"
@@ -133,7 +130,29 @@ def decode(output: NDArray[np.floating], layout: str, confidence: float, *, wher
     return Rows(boxes[good], scores, classes[good].astype(np.int64), dropped)
 
 
-def _whole(classes: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+def _highest(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the highest score of each box, (K, M) to (M,)."""
+    if scores.dtype != np.float16 or scores.shape[1] == 0:
+        highest: NDArray[np.floating] = scores.max(axis=0)
+        return highest
+    # Positive numbers in half precision are in the order of their bits. Comparing these is a hundred times as fast as NumPy's
+    # arithmetic, which is slowest for the tiny scores that most boxes have.
+    bits: NDArray[np.int16] = scores.view(np.int16).max(axis=0)
+    return bits.view(np.float16)
+
+
+def _checked(scores: NDArray[np.floating], where: str) -> NDArray[np.float32]:
+    out = scores.astype(np.float32, copy=False)
+    odd = out[(out > 1 + _SLACK) | (out < -_SLACK)]
+    if len(odd):
+        raise DetectorError(
+            f"{where} answered the score {odd[0]:g}; scores must lie within 0..1\n"
+            "hint: a network that gives logits has to be exported with its sigmoid"
+        )
+    return out
+
+
+def _whole(classes: NDArray[np.float64], where: str) -> NDArray[np.float64]:
     rounded = np.rint(classes)
     good = (np.abs(classes - rounded) <= _CLASS_SLACK) & (rounded >= 0)
     if not good.all():
