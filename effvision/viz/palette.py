@@ -1,4 +1,4 @@
-"""Colours of classes: always the same for the same names, and apart for colour-blind eyes where there are few."""
+"""Colours of classes and of followed objects: always the same for the same names or numbers, apart for most eyes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from effvision.errors import InputError
 
-__all__ = ["OTHER_RGB", "class_colors"]
+__all__ = ["OTHER_RGB", "class_colors", "id_color", "luminance"]
 
 OTHER_RGB = (150, 153, 160)
 """Of classes that stand for nothing in particular."""
+
+_LEAST_LUMINANCE = 0.24  # of a line on dark video: a contrast of 5 against black
 
 _OTHER = frozenset(
     {"other", "others", "unlabeled", "unlabelled", "unknown", "ignore", "clutter", "unclassified", "noise"}
@@ -91,6 +93,32 @@ def class_colors(names: Sequence[str]) -> NDArray[np.uint8]:
     for turn, index in enumerate(waiting):
         out[index] = free[turn] if turn < len(free) else _generated(turn - len(free))
     return out
+
+
+def id_color(number: int) -> tuple[int, int, int]:
+    """Return the colour (RGB 0..255) of the object with this number: steady, bright enough for video, unlike its neighbours'.
+
+    Hues of following numbers lie a golden section apart, so that any few of them are spread over the circle; lightness changes
+    too, for eyes that do not tell the hues apart.
+
+    Raises:
+        InputError: `number` is not whole.
+    """
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)):
+        raise InputError(f"the number of an object must be whole; got {number!r:.60}")
+    turn = (int(number) * 0x9E3779B9 + 0x8A000000) % 2**32 / 2**32  # the golden section, exact for numbers of any size
+    lightness = (0.58, 0.70, 0.50)[int(number) % 3]
+    while True:
+        red, green, blue = (round(255 * part) for part in colorsys.hls_to_rgb(turn, lightness, 0.9))
+        if luminance((red, green, blue)) >= _LEAST_LUMINANCE:
+            return red, green, blue
+        lightness += 0.03  # blue and violet are dark at a lightness where green is bright
+
+
+def luminance(color: tuple[int, int, int]) -> float:
+    """Return the relative luminance (WCAG 2) of a colour: 0 black, 1 white."""
+    linear = [value / 255 / 12.92 if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in color]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
