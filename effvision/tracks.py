@@ -102,7 +102,10 @@ class Tracks(Result):
         )
 
     def _draw(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        from effvision.viz import draw_tracks
+        from effvision.viz import draw_boxes
 
-        note = f"{self.timing.total_ms + self.detector_ms:.1f} ms" if self.timing.total_ms else None
-        return draw_tracks(image, self, note=f"detector, {note}" if note and self.key else note)
+        rows = zip(self.ids.tolist(), self.labels, self.scores.tolist(), strict=True)
+        labels = [
+            " ".join(part for part in (str(number), name, f"{score:.2f}") if part) for number, name, score in rows
+        ]
+        return draw_boxes(image, self.boxes, ids=self.ids, labels=labels, lost=self.lost)
