@@ -113,7 +113,7 @@ def _load(options: argparse.Namespace) -> Any:
     from effvision.predictor import Predictor
 
     runtime = options.runtime
-    exported = {card.name for card in list_cards() if card.onnx}
+    exported = {name for card in list_cards() if card.onnx for name in (card.name, card.family if card.default else "")}
     if runtime is None and options.device == "cpu" and options.model in exported and find_spec("onnxruntime"):
         runtime = "onnx"
     return Predictor.from_pretrained(
@@ -364,11 +364,13 @@ def _sample(options: argparse.Namespace) -> int:
         suffix, cards = options.out.suffix.lower(), list_cards()
         fitting = (card for card in cards if predictor_class(card.family).sample_suffix == suffix)
         card = next(fitting, cards[0])
-    path = predictor_class(card.family).write_sample(options.out, card=card.name, seed=options.seed)
+    family = predictor_class(card.family)
+    path = family.write_sample(options.out, card=card.name, seed=options.seed)
     if options.json:
         _emit({"file": str(path), "bytes": path.stat().st_size})
     else:
-        print(f"wrote {path}\ntry: effvision run {card.name} {path} --save labelled{path.suffix}")
+        words = " ".join(part for part in (str(path), family.sample_words) if part)
+        print(f"wrote {path}\ntry: effvision run {card.name} {words} --save labelled{path.suffix}")
     return 0
 
 

@@ -43,6 +43,44 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
     )
+    _add_tracking(command)
+
+
+def _add_tracking(command: argparse.ArgumentParser) -> None:
+    """Add what models that follow objects are told."""
+    tracking = command.add_argument_group("tracking (patchnet)")
+    tracking.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X1", "Y1", "X2", "Y2"),
+        help="an object in the first frame, in pixels; give it again for more",
+    )
+    tracking.add_argument(
+        "--box-xywh",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X", "Y", "WIDTH", "HEIGHT"),
+        help="the same, by its left upper corner and size",
+    )
+    tracking.add_argument(
+        "--detector",
+        metavar="FILE.onnx",
+        type=Path,
+        help="a YOLO-style detector that says what to follow, run on key frames",
+    )
+    tracking.add_argument(
+        "--every", metavar="N", type=_positive, help="frames from one key frame to the next (default: 8)"
+    )
+    tracking.add_argument(
+        "--budget-ms", metavar="MS", type=float, help="instead of --every: milliseconds a frame may take on average"
+    )
+    tracking.add_argument(
+        "--confidence", metavar="SHARE", type=float, help="a score, 0..1, below which a frame becomes a key frame early"
+    )
+    tracking.add_argument("--max-lost", metavar="S", type=float, help="seconds after which a lost object is given up")
 
 
 def add_export(command: argparse.ArgumentParser) -> None:

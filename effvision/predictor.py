@@ -73,6 +73,7 @@ class Predictor(ABC):
     Attributes:
         family: The family's name, as in its cards.
         sample_suffix: Of the files `write_sample` makes.
+        sample_words: What `effvision run` has to be told besides the sample.
         update_options: Names `Session.update` takes besides its first argument.
         takes: What one update takes: a frame or a cloud of points.
         joins: Whether several sessions fit into one call of the network; otherwise `update_many` takes them in turns.
@@ -83,6 +84,7 @@ class Predictor(ABC):
 
     family: ClassVar[str]
     sample_suffix: ClassVar[str]
+    sample_words: ClassVar[str] = ""
     update_options: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[Literal["frames", "clouds"]] = "frames"
     joins: ClassVar[bool] = True

@@ -20,6 +20,7 @@ from typing import Any
 
 from effvision.errors import EffvisionError, InputError, SourceError
 from effvision.running_clouds import CLOUD_FORMATS, run_clouds
+from effvision.running_tracks import following, refuse_tracking
 
 __all__ = ["check", "run"]
 
@@ -53,6 +54,10 @@ def run(model: Any, options: argparse.Namespace) -> int:
     if model.takes == "clouds":
         return run_clouds(model, options)
     _check_frames(options)
+    if model.metadata.task == "tracking":
+        with following(model, options) as stream:
+            return _run_streams(stream, options, {})
+    refuse_tracking(options)
     given: dict[str, Any] = {}
     if options.every_frame:
         given["fps"] = None

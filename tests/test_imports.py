@@ -28,7 +28,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
     ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
-    ("__main__", "batch", "benchmark", "cli", "demos", "doctor", "options", "running", "running_clouds"),
+    (
+        "__main__",
+        "batch",
+        "benchmark",
+        "cli",
+        "demos",
+        "doctor",
+        "options",
+        "running",
+        "running_clouds",
+        "running_tracks",
+    ),
 )
 
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.

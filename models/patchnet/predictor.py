@@ -69,6 +69,7 @@ class PatchNet(Predictor):
 
     family: ClassVar[str] = "patchnet"
     sample_suffix: ClassVar[str] = ".mp4"
+    sample_words: ClassVar[str] = "--box 79 58 131 126"
     update_options: ClassVar[frozenset[str]] = frozenset(
         {"boxes", "ids", "remove", "detections", "timestamp", "source"}
     )
