@@ -104,8 +104,8 @@ def carried(model: PatchNet, snippet: Snippet, every: int) -> dict[int, float]:
         boxes.extend(result.boxes.tolist())
         classes.extend(result.classes.tolist())
         frames.extend([index] * len(result))
-    answers = FrameBoxes(np.array(boxes, float).reshape(-1, 4), np.array(frames, np.int64), classes=np.array(classes))
-    truth = FrameBoxes(snippet.boxes, snippet.index, classes=snippet.classes)
+    answers = FrameBoxes(np.array(frames, np.int64), np.array(boxes, float).reshape(-1, 4), classes=np.array(classes))
+    truth = FrameBoxes(snippet.index, snippet.boxes, classes=snippet.classes)
     return mean_iou_by_offset(answers, truth, answers.frames % every)
 
 

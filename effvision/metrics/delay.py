@@ -155,15 +155,16 @@ def delay_scores(
     if not len(wanted) or not (wanted[0] > 0 and (np.diff(wanted) > 0).all()):
         raise RangeError(f"`rates` must rise from above 0; got {list(rates)}")
     tracks = _checked_tracks(truth)
-    thresholds = _thresholds(answers, answers.scores, truth, wanted, inclusive=inclusive)
+    scores = answers.scores
+    thresholds = _thresholds(answers, scores, truth, wanted, inclusive=inclusive)
     if skip_last:
-        last = _in_last_frame(answers, truth)
-        answers, truth, tracks = answers.where(~last[0]), truth.where(~last[1]), tracks[~last[1]]
+        early, there = (~last for last in _in_last_frame(answers, truth))
+        answers, scores = answers.where(early), scores[early]
+        truth, tracks = truth.where(there), tracks[there]
     known, track_of = np.unique(np.stack([truth.sequences, tracks], axis=1), axis=0, return_inverse=True)
     track_of = track_of.reshape(-1)
     first, end, sizes = _lives(truth, track_of, len(known))
     found = _found(answers, truth, track_of)
-    scores = np.zeros(0) if answers.scores is None else answers.scores
     delays = np.empty((len(wanted), len(known)), np.int64)
     for row, threshold in enumerate(thresholds):
         kept = (found >= 0) & (scores >= threshold)

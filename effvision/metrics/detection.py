@@ -20,7 +20,9 @@ __all__ = ["COCO_THRESHOLDS", "DetectionScores", "detection_scores", "mean_iou_b
 COCO_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """The thresholds of IoU over which COCO takes the mean."""
 
-_RECALLS = np.linspace(0.0, 1.0, 101)
+_RECALLS = np.linspace(
+    0.0, 1.0, 101
+)  # bit for bit those of COCO's code: 7 of 10 found do not reach its 0.7000000000000001
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +234,7 @@ def _overlap(
 def _judge(
     overlap: NDArray[np.float64], ignored: NDArray[np.bool_], limits: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Say which answers of a frame, the surest first, are right at each threshold, and which count nowhere.
+    """Say which answers of a frame, the surest first, are right at each threshold, and which count nowhere if they are not.
 
     Args:
         overlap: (D, G).
@@ -252,7 +254,7 @@ def _judge(
         taken = np.flatnonzero(fits.max(axis=1) >= 0)
         right[taken, answer] = True
         free[taken, best[taken]] = False
-        nowhere[:, answer] = ~right[:, answer] & enough[:, answer, ignored].any(axis=1)
+        nowhere[:, answer] = enough[:, answer, ignored].any(axis=1)
     return right, nowhere
 
 
