@@ -360,10 +360,10 @@ def _sample(options: argparse.Namespace) -> int:
 
     if options.model:
         card = get_card(options.model)
-    else:  # the first whose samples are such files
+    else:  # the first whose samples are such files, rather one that needs to be told nothing else
         suffix, cards = options.out.suffix.lower(), list_cards()
-        fitting = (card for card in cards if predictor_class(card.family).sample_suffix == suffix)
-        card = next(fitting, cards[0])
+        fitting = [card for card in cards if predictor_class(card.family).sample_suffix == suffix] or cards
+        card = min(fitting, key=lambda one: len(predictor_class(one.family).sample_words))
     family = predictor_class(card.family)
     path = family.write_sample(options.out, card=card.name, seed=options.seed)
     if options.json:

@@ -1,18 +1,61 @@
-"""Several sessions of one predictor advanced in one call of its network; see `Predictor.update_many`."""
+"""Several streams of one predictor advanced in one call of its network; see `Predictor.update_many` and `stream_many`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
-from effvision.errors import InputError
+from effvision.errors import DTypeError, EffvisionError, InputError
 from effvision.results import Result, Timing
+from effvision.sources import Frame, Source, Together, open_source
+from effvision.sources.together import close_all
 from effvision.state import Array, State
 
-__all__ = ["program_joined", "update_many"]
+__all__ = ["from_frame", "program_joined", "stream_many", "update_many"]
+
+
+def from_frame(result: Result, frame: Frame, images: bool) -> Result:
+    """Say what the frame knows of itself and the session does not."""
+    return result.replace(dropped=frame.dropped, image=frame.image if images else None)
+
+
+def stream_many(
+    predictor: Any,
+    sources: Sequence[Any],
+    *,
+    images: bool,
+    on_error: Callable[[int, EffvisionError], None] | None,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[int, Result]]:
+    """Open the sources and return their results as they come; arguments and errors as `Predictor.stream_many`."""
+    if not isinstance(sources, Sequence) or isinstance(sources, (str, bytes)):
+        raise DTypeError(
+            f"`sources` must be a list of sources; got {type(sources).__name__}\nhint: for one source use `stream`"
+        )
+    sessions = [predictor.session(**options) for _ in sources]
+    opened: list[Source] = []
+    try:
+        for source in sources:
+            opened.append(open_source(source))
+        together = Together(opened, on_error=on_error)
+    except BaseException:
+        close_all(opened)
+        raise
+
+    def results() -> Iterator[tuple[int, Result]]:
+        with together:
+            for ready in together:
+                given = [predictor.frame_options(frame) for _, frame in ready]
+                answers = predictor.update_many(
+                    [sessions[at] for at, _ in ready], [frame.image for _, frame in ready], given
+                )
+                for (at, frame), result in zip(ready, answers, strict=True):
+                    yield at, from_frame(result, frame, images)
+
+    return results()
 
 
 def update_many(

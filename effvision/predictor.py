@@ -22,14 +22,13 @@ import numpy as np
 from effvision._files import as_path
 from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
-from effvision.errors import CardError, DTypeError, EffvisionError, InputError, ModelFileError
+from effvision.errors import CardError, EffvisionError, InputError, ModelFileError
 from effvision.loading import RuntimeName, card_of, check_choices, choose, exported
-from effvision.many import program_joined, update_many
+from effvision.many import from_frame, program_joined, stream_many, update_many
 from effvision.metadata import Metadata
 from effvision.results import Result
 from effvision.runtime import Runtime
-from effvision.sources import Frame, Source, Together, open_source
-from effvision.sources.together import close_all
+from effvision.sources import open_source
 from effvision.state import Array, State
 
 if TYPE_CHECKING:
@@ -255,7 +254,7 @@ class Predictor(ABC):
             with frames:
                 for frame in frames:
                     result = session.update(frame.image, **self.frame_options(frame))
-                    yield _from_frame(result, frame, images)
+                    yield from_frame(result, frame, images)
 
         return results()
 
@@ -284,31 +283,7 @@ class Predictor(ABC):
             SourceError: a source cannot be opened; those opened before are closed.
             StreamingError: these weights cannot work frame by frame.
         """
-        if not isinstance(sources, Sequence) or isinstance(sources, (str, bytes)):
-            raise DTypeError(
-                f"`sources` must be a list of sources; got {type(sources).__name__}\nhint: for one source use `stream`"
-            )
-        sessions = [self.session(**options) for _ in sources]
-        opened: list[Source] = []
-        try:
-            for source in sources:
-                opened.append(open_source(source))
-            together = Together(opened, on_error=on_error)
-        except BaseException:
-            close_all(opened)
-            raise
-
-        def results() -> Iterator[tuple[int, Result]]:
-            with together:
-                for ready in together:
-                    given = [self.frame_options(frame) for _, frame in ready]
-                    answers = self.update_many(
-                        [sessions[at] for at, _ in ready], [frame.image for _, frame in ready], given
-                    )
-                    for (at, frame), result in zip(ready, answers, strict=True):
-                        yield at, _from_frame(result, frame, images)
-
-        return results()
+        return stream_many(self, sources, images=images, on_error=on_error, options=options)
 
     def update_many(
         self, sessions: Sequence[Session], inputs: Sequence[Any], options: Sequence[Mapping[str, Any]] | None = None
@@ -477,8 +452,3 @@ class Predictor(ABC):
     @abstractmethod
     def write_sample(cls, path: str | os.PathLike[str], *, card: str, seed: int = 0) -> Path:
         """Generate a sample input file that the card's model has an answer for."""
-
-
-def _from_frame(result: Result, frame: Frame, images: bool) -> Result:
-    """Say what the frame knows of itself and the session does not."""
-    return result.replace(dropped=frame.dropped, image=frame.image if images else None)

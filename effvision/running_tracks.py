@@ -50,15 +50,8 @@ def following(model: Any, options: argparse.Namespace) -> Iterator[Any]:
     if options.detector is None:
         yield _WithBoxes(model, boxes, kept)
         return
-    from effvision.models.patchnet.accelerate import accelerate
-
-    fast = accelerate(
-        options.detector,
-        every=options.every,
-        budget_ms=options.budget_ms,
-        confidence=options.confidence,
-        model=model,
-        **kept,
+    fast = model.accelerate(
+        options.detector, every=options.every, budget_ms=options.budget_ms, confidence=options.confidence, **kept
     )
     try:
         yield fast

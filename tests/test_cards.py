@@ -79,7 +79,7 @@ def test_a_family_that_does_not_exist_names_those_that_do(another_family: Card) 
 
 def test_each_family_has_one_default_and_lists_it_first(another_family: Card) -> None:
     listed = list_cards()
-    assert {card.family for card in listed} == {"points", "pvcnn", "tsm"}
+    assert {card.family for card in listed} == {"patchnet", "points", "pvcnn", "tsm"}
     for family in ("points", "pvcnn", "tsm"):
         own = list_cards(family)
         assert [card.default for card in own] == [True] + [False] * (len(own) - 1)
@@ -138,6 +138,9 @@ def test_labels_and_classes_agree(card: Card) -> None:
 
 @every_card
 def test_a_card_takes_what_it_does_not_say_from_its_family(card: Card) -> None:
+    if card.task == "tracking":
+        assert (card.preprocess["template"], card.preprocess["search"]) == (64, 119)
+        return
     if card.task != "classification":  # the others say all of it themselves
         assert card.preprocess["kind"] in ("scene", "room", "object") and card.preprocess["points"] >= 1
         return

@@ -39,6 +39,7 @@ from effvision.state import Array, State
 from effvision.tracks import Tracks
 
 if TYPE_CHECKING:
+    from effvision.models.patchnet.accelerate import Accelerated, Detector
     from effvision.models.patchnet.network import Matcher
 
 __all__ = ["PREDICTOR", "PatchNet"]
@@ -137,6 +138,12 @@ class PatchNet(Predictor):
         if result is None:
             raise InputError("the source holds no frame")
         return result
+
+    def accelerate(self, detector: Detector | str | os.PathLike[str], **options: Any) -> Accelerated:
+        """Run a detector on key frames only and follow what it found; see `effvision.accelerate`."""
+        from effvision.models.patchnet.accelerate import accelerate
+
+        return accelerate(detector, model=self, **options)
 
     def initial_memory(  # type: ignore[override]  # named options instead of the template's **options
         self,

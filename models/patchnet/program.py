@@ -137,24 +137,8 @@ def settle(
         alone = np.setdiff1d(np.arange(len(found)), columns)
         fresh = np.concatenate([started, found[alone]])
     detection = np.concatenate([detection, np.full(len(started), -1), alone])
-    boxes, refresh = np.concatenate([seen.boxes, fresh]), np.concatenate([seen.refresh, np.ones(len(fresh), bool)])
-    template = np.zeros((len(boxes), 3, TEMPLATE, TEMPLATE), np.float32)
-    asked = np.flatnonzero(refresh)
-    template[asked] = crop_boxes(image, template_windows(boxes[asked]), TEMPLATE)
-    kept = State({name: following[name] for name in ("filters", "mean")})
-    if len(fresh):
-        new = _fresh(len(fresh))
-        kept = State.stack([kept, State({name: new[name] for name in ("filters", "mean")})]) if kept.batch else new
-    state = State(
-        {
-            "filters": kept["filters"],
-            "mean": kept["mean"],
-            "template": template,
-            "refresh": refresh.astype(np.float32),
-            "boxes": boxes,
-            "signs": np.concatenate([seen.signs, fresh_signs(len(fresh))]),
-        }
-    )
+    boxes = np.concatenate([seen.boxes, fresh])
+    state = _next_state(image, boxes, seen, following)
     answer = Answer(
         boxes,
         np.concatenate([seen.scores, np.ones(len(fresh), np.float32)]),
@@ -163,6 +147,22 @@ def settle(
         detection,
     )
     return answer, state
+
+
+def _next_state(image: NDArray[np.uint8], boxes: NDArray[np.float64], seen: Followed, following: State) -> State:
+    """Return what is remembered of the objects that went on and, after them, of the new ones in `boxes`."""
+    count, new = len(boxes), _fresh(len(boxes) - len(seen.boxes))
+    refresh = np.ones(count, bool)
+    refresh[: len(seen.boxes)] = seen.refresh
+    template = np.zeros((count, 3, TEMPLATE, TEMPLATE), np.float32)
+    asked = np.flatnonzero(refresh)
+    template[asked] = crop_boxes(image, template_windows(boxes[asked]), TEMPLATE)
+    kept = State({name: following[name] for name in ("filters", "mean")})
+    if new.batch:
+        unknown = State({name: new[name] for name in ("filters", "mean")})
+        kept = State.stack([kept, unknown]) if kept.batch else unknown
+    signs = np.concatenate([seen.signs, new["signs"]])
+    return State({**kept, "template": template, "refresh": refresh.astype(np.float32), "boxes": boxes, "signs": signs})
 
 
 def _restart(seen: Followed, rows: NDArray[np.intp], boxes: NDArray[np.float64]) -> Followed:
