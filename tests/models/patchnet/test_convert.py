@@ -161,7 +161,7 @@ def with_tap(name: str, *place: int) -> Callable[[State], Any]:
         (changed("pool3.alpha", torch.tensor([torch.inf])), ["`pool3.alpha`", "not finite"]),
         (with_tap("conv2.weight", 0, 0, 2, 2), ["`conv2.weight`", "taps", "hint:"]),
         (with_tap("conv2.weight", 0, 2, 0, 0), ["`conv2.weight`", "taps"]),  # another parent's child
-        (with_tap("conv3.weight", 3, 10, 0, 0), ["`conv3.weight`", "taps"]),
+        (with_tap("conv3.weight", 3, 10, 4, 0), ["`conv3.weight`", "taps"]),
         (with_tap("conv4.weight", 0, 0, 4, 4), ["`conv4.weight`", "taps"]),  # another child's place
         (with_tap("conv3reg.weight", 0, 2, 0, 0), ["`conv3reg.weight`", "taps"]),  # ymin from a child's xmin
         (with_tap("conv4reg.weight", 3, 1, 0, 0), ["`conv4reg.weight`", "taps"]),
@@ -173,7 +173,9 @@ def with_tap(name: str, *place: int) -> Callable[[State], Any]:
         (lambda state: {}, ["missing", "conv2.weight"]),
         (lambda state: None, ["NoneType"]),
         (lambda state: [*state.values()], ["list"]),
-        (lambda state: {1: torch.zeros(1), **state}, ["1"]),
+        (lambda state: {1: torch.zeros(1), **state}, ["names and tensors"]),
+        (lambda state: {"state_dict": state}, ["`state_dict`", "dict", "hint:"]),
+        (lambda state: {**state, "module.pool2.alpha": torch.ones(1)}, ["`pool2.alpha`", "twice"]),
     ],
 )
 def test_what_is_no_checkpoint_of_it_is_refused(state: State, change: Callable[[State], Any], words: list[str]) -> None:
@@ -192,7 +194,7 @@ def test_the_checkpoint_of_another_variant_is_refused_with_what_it_may_be(
         (hand_set, "patchnet"),
         (hand_set, "patchnetg"),
     ):
-        with pytest.raises(CheckpointError, match=r"(?s)patchnet.*hint:"):
+        with pytest.raises(CheckpointError, match=r"(?s)of patch.*hint:"):
             from_reference(given, variant=variant)
 
 
