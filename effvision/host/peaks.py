@@ -20,7 +20,7 @@ class Peaks(NamedTuple):
     """What `find_peaks` found, for M objects."""
 
     place: NDArray[np.intp]
-    """(M,) index into the flattened map."""
+    """(M,) index into the flattened map: of the highest peak, where the rule knows one, else of the largest response."""
     score: NDArray[np.float32]
     """(M,) by the rule that was asked for."""
     height: NDArray[np.float32]
@@ -58,6 +58,7 @@ def find_peaks(response: NDArray[np.floating], strength: NDArray[np.floating], s
         total = heights.sum(axis=1)
         peak = heights.max(axis=1, initial=0) / (total + 1e-9)
         peak = np.where(highest > 0, peak, 0)
+        place = np.where(peak > 0, heights.argmax(axis=1), place) if objects else place
         value = peak if score == "peak" else peak * np.minimum(value, 1)
     return Peaks(place, np.asarray(value, np.float32), np.asarray(highest, np.float32))
 

@@ -64,7 +64,7 @@ def correlate_by_products(search: Tensor, filters: Tensor, *, stride: int = 2) -
     if patch % stride:
         raise ShapeError(f"a patch of {patch} pixels cannot be cut into steps of {stride}")
     steps, used = patch // stride, (size - 1) * stride + patch
-    objects, channels = search.shape[:2]
+    (objects, channels), patches = search.shape[:2], filters.shape[1]
     cells = used // stride
     coarse = search[:, :, :used, :used].reshape(objects, channels, cells, stride, cells, stride)
     coarse = coarse.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # (M, stride * stride * C, used / stride, used / stride)
@@ -74,9 +74,9 @@ def correlate_by_products(search: Tensor, filters: Tensor, *, stride: int = 2) -
         for column in range(steps)
     ]
     placed = torch.cat(columns, dim=1)  # (M, K * K * C, R * R)
-    own = filters.reshape(objects, -1, channels, steps, stride, steps, stride)
+    own = filters.reshape(objects, patches, channels, steps, stride, steps, stride)
     own = own.permute(0, 1, 3, 5, 4, 6, 2).flatten(2)  # in the order of `placed`: step, place within the step, channel
-    return torch.matmul(own, placed).reshape(objects, -1, size, size)
+    return torch.matmul(own, placed).reshape(objects, patches, size, size)
 
 
 def patch_energy(search: Tensor, *, patch: int, stride: int = 2) -> Tensor:

@@ -52,7 +52,7 @@ def from_reference(
     """
     if variant not in get_args(Variant):
         raise InputError(f"`variant` must be one of {', '.join(get_args(Variant))}; got {variant!r:.60}")
-    state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    state = _tensors(state_dict)
     if variant == "patchaggregate":
         if zero_mean is False:
             raise InputError("`patchaggregate` is defined with zero-mean templates: leave `zero_mean` out")
@@ -86,6 +86,24 @@ def canonical(state: Mapping[str, Tensor], variant: Variant = "patchnet") -> dic
         "pool3.moves": state["pool3.offset_addi"].float().flatten(1),
         "pool3.sharpness": state["pool3.alpha"].float(),
     }
+
+
+def _tensors(state_dict: object) -> dict[str, Tensor]:
+    """Take off the prefix; demand names and tensors of real numbers."""
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        raise CheckpointError(f"a checkpoint is a dict of names and tensors; got {type(state_dict).__name__}")
+    state: dict[str, Tensor] = {}
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            given = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(
+                f"`{name}` must be a tensor of real numbers; got {given}\nhint: give the state dict alone"
+            )
+        own = name.removeprefix("module.")
+        if own in state:
+            raise CheckpointError(f"`{own}` comes twice in the checkpoint, with and without the prefix `module.`")
+        state[own] = value
+    return state
 
 
 def _check(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], variant: str) -> None:

@@ -78,7 +78,7 @@ class Matcher(nn.Module):
             template = template - mean[:, :, None, None]
         else:
             mean = template.new_zeros(template.shape[0], 3)
-        rows = template.reshape(-1, 3, GRID, PATCH, GRID, PATCH)
+        rows = template.reshape(template.shape[0], 3, GRID, PATCH, GRID, PATCH)
         return rows.permute(0, 2, 4, 1, 3, 5).flatten(1, 2), mean
 
 
@@ -138,7 +138,7 @@ class PatchAggregate(Matcher):
     def describe(self, template: Tensor) -> tuple[Tensor, Tensor]:
         """Divide zero-mean patches by their mean length; see `Matcher.describe`."""
         patches, mean = self._patches(template)
-        lengths = patches.flatten(3).square().sum(3).sqrt().mean((1, 2)) + 1e-6
+        lengths = patches.flatten(2).square().sum(2).sqrt().mean(1) + 1e-6
         return patches / lengths[:, None, None, None, None], mean
 
     def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,7 +190,7 @@ def _normaliser(search: Tensor, *, stride: int, rate: float) -> Tensor:
     """One over the length of what lies under a patch, (M, 1, R, R); no gradient flows through it, as published."""
     with torch.no_grad():
         energy = patch_energy(search, patch=PATCH, stride=stride)
-        places = energy[0].numel()
+        places = energy.shape[-1] * energy.shape[-2]
         # the published standard deviation runs over 64 copies of these numbers, and divides by their count less one
         spread = (energy - energy.mean((1, 2, 3), keepdim=True)).square().mean((1, 2, 3), keepdim=True)
         spread = (spread * (GRID * GRID * places / (GRID * GRID * places - 1))).sqrt()
