@@ -31,7 +31,17 @@ from effvision.models.patchnet.memory import (
     number,
     settings_of,
 )
-from effvision.models.patchnet.program import SEARCH, TEMPLATE, Plan, empty_state, plan, run_rows, settle
+from effvision.models.patchnet.program import (
+    SEARCH,
+    TEMPLATE,
+    Rows,
+    empty_state,
+    open_objects,
+    opening,
+    plan,
+    run_rows,
+    settle,
+)
 from effvision.predictor import Memory, Predictor
 from effvision.runtime import Runtime
 from effvision.sources import Frame, as_frame, open_source
@@ -164,7 +174,7 @@ class PatchNet(Predictor):
 
     def initial_state(self) -> State:
         """Return the state of a stream without objects."""
-        return empty_state()
+        return empty_state(self.rule)
 
     def restore_memory(self, data: Mapping[str, Any], **options: Any) -> TrackMemory:
         """Rebuild a saved memory; options given anew are not taken, a saved session keeps its own."""
@@ -230,6 +240,7 @@ class PatchNet(Predictor):
         timestamp, source = inputs.get("timestamp"), inputs.get("source")
         now = held.clock_s
         now = float(timestamp) if timestamp is not None else 0.0 if now is None else now + 1 / held.settings.fps
+        arrays["seconds"] = np.array(0.0 if held.clock_s is None else max(0.0, now - held.clock_s))
         # nothing is remembered before everything was accepted
         held.kept, held.starting, held.next_id, held.names = kept, starting, following, names
         held.kinds = tuple(detections.classes.tolist()) if key else None
@@ -263,47 +274,61 @@ class PatchNet(Predictor):
             plan(given["image"], given["kept"].tolist(), state, self.rule)
             for given, state in zip(arrays, states, strict=True)
         ]
-        results = []
-        for given, planned, (outputs, following) in zip(arrays, plans, self._run(runtime, plans), strict=True):
-            answer, state = settle(
-                given["image"],
+        halves = []
+        for given, planned, (outputs, following) in zip(
+            arrays, plans, self._run(runtime, [planned[0] for planned in plans]), strict=True
+        ):
+            del following  # nothing was refreshed: the state of the rows is what it was
+            half = settle(
                 planned,
                 outputs,
-                following,
                 self.rule,
+                seconds=float(given["seconds"]),
                 started=given["started"],
                 found=given.get("found"),
                 may_match=given.get("may_match"),
                 least_overlap=float(given["least_overlap"]),
             )
-            scores = answer.scores.copy()
+            halves.append(half)
+        opened = [opening(given["image"], half) for given, half in zip(arrays, halves, strict=True)]
+        results = []
+        for given, half, rows, (outputs, following) in zip(
+            arrays, halves, opened, self._run(runtime, opened), strict=True
+        ):
+            answer, state = open_objects(half, rows, outputs, following, self.rule)
             if "found_scores" in given:
-                taken = answer.detection >= 0
-                scores[taken] = given["found_scores"][answer.detection[taken]]
-            results.append(({**answer._asdict(), "scores": scores}, state))
+                taken = answer["detection"] >= 0
+                answer["scores"][taken] = given["found_scores"][answer["detection"][taken]]
+            results.append((answer, state))
         return results
 
-    def _run(self, runtime: Runtime, plans: Sequence[Plan]) -> list[tuple[dict[str, np.ndarray], State]]:
-        """Send the rows of all plans through the graph and give each plan its own back."""
+    def _run(self, runtime: Runtime, parts: Sequence[Rows]) -> list[tuple[dict[str, np.ndarray], State]]:
+        """Send the rows of all streams through the graph together and give each stream its own back."""
         spec = runtime.graphs["step"]
         axis = spec.inputs[0].shape[0]
-        counts = [len(one.owner) for one in plans]
+        counts = [len(one.feed["refresh"]) for one in parts]
         empty = {
             tensor.name: np.zeros((0, *(int(axis) for axis in tensor.shape[1:])), np.float32) for tensor in spec.outputs
         }
-        if not sum(counts):
-            return [(empty, one.held) for one in plans]
-        with_rows = [one for one in plans if len(one.owner)]
-        feed = {name: np.concatenate([one.feed[name] for one in with_rows]) for name in with_rows[0].feed}
-        held = with_rows[0].held if len(with_rows) == 1 else State.stack([one.held for one in with_rows])
+        there = [one for one, count in zip(parts, counts, strict=True) if count]
+        if not there:
+            return [(empty, one.held) for one in parts]
+        rows = there[0]
+        if len(there) > 1:
+            feed = {name: np.concatenate([one.feed[name] for one in there]) for name in rows.feed}
+            rows = Rows(feed, State.stack([one.held for one in there]))
         most = axis if isinstance(axis, int) else _TOGETHER if runtime.device == "cpu" else sum(counts)
-        outputs, following = run_rows(runtime.step, feed, held, most=most, fixed=isinstance(axis, int))
-        results, begin_row = [], 0
-        for one, count in zip(plans, counts, strict=True):
-            rows = slice(begin_row, begin_row + count)
-            begin_row += count
-            own = following if count == sum(counts) else following.rows(range(rows.start, rows.stop))
-            results.append(({name: array[rows] for name, array in outputs.items()}, own if count else one.held))
+        outputs, following = run_rows(runtime.step, rows, most=most, fixed=isinstance(axis, int))
+        if len(there) == 1:
+            return [
+                (outputs, following) if count else (empty, one.held) for one, count in zip(parts, counts, strict=True)
+            ]
+        ends = np.cumsum(counts)
+        results = []
+        for one, count, end in zip(parts, counts, ends.tolist(), strict=True):
+            own = slice(end - count, end)
+            part = {name: array[own] for name, array in outputs.items()}
+            results.append((part, following.rows(range(own.start, own.stop)) if count else one.held))
         return results
 
     def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Tracks, TrackMemory]:

@@ -1,13 +1,9 @@
-"""What the host does around PatchNet's graph: crops, peaks, boxes, who is who. NumPy only, and part of a device's kit.
+"""What the host does around PatchNet's graph: crops, places, who is who. NumPy only, and part of a device's kit.
 
-All numbers of all objects lie in one state whose first axis counts objects:
-
-    filters, mean       what the graph keeps of an object's template
-    template, refresh   a template cut from the last frame that the graph has not taken up yet, and whether there is one
-    boxes, signs        where the object was last believed to be, and what `effvision.host.tracking` remembers of it
-
-One update is one call of the graph for all objects of all streams: first their search pictures are cut (`plan`), then the
-answers are read (`settle`). A new template is taken up by the next call, so starting an object costs none of its own.
+All arrays of all objects lie in one state whose first axis counts objects: `filters` and `mean`, which the graph keeps of a
+template, and the signs of `effvision.host.tracking`. One update is at most two calls of the graph for all objects of all
+streams: one that looks for the objects that go on (`plan`, then `settle`), and, only where objects start, one that takes up
+their templates and looks at them in their own frame (`opening`, then `open_objects`).
 """
 
 from __future__ import annotations
@@ -21,63 +17,66 @@ from numpy.typing import NDArray
 from effvision.host.assignment import match_boxes
 from effvision.host.boxes import box_iou
 from effvision.host.crops import crop_boxes, search_windows, template_windows
-from effvision.host.tracking import Followed, Rule, follow, fresh_signs, search_boxes
+from effvision.host.tracking import Rule, begin, boxes_of, follow, no_signs, search_boxes
 from effvision.state import Array, State
 
-__all__ = ["SEARCH", "TEMPLATE", "Answer", "Plan", "empty_state", "plan", "settle"]
+__all__ = [
+    "SEARCH",
+    "TEMPLATE",
+    "Half",
+    "Rows",
+    "empty_state",
+    "open_objects",
+    "opening",
+    "plan",
+    "run_rows",
+    "settle",
+]
 
 TEMPLATE, SEARCH = 64, 119
 _FILTERS = (64, 3, 8, 8)
 _GROWTH = SEARCH / TEMPLATE
+_GRAPH = ("filters", "mean")
 Feed = dict[str, NDArray[np.float32]]
 
 
-class Plan(NamedTuple):
-    """One stream's part of a call."""
+class Rows(NamedTuple):
+    """One stream's part of a call of the graph: R rows, of which one object may have several."""
 
     feed: Feed
     """`search` (R, 3, 119, 119), `template` (R, 3, 64, 64), `refresh` (R,)."""
     held: State
-    """`filters` and `mean` (R, ...): an object that is searched for in several places is there several times."""
+    """`filters` and `mean` of each row."""
+
+
+class Half(NamedTuple):
+    """One stream between its two calls: M objects that went on, and the boxes in which objects start or start anew."""
+
     state: State
-    """What else is kept of the M objects that go on."""
-    windows: NDArray[np.float64]
-    """(R, 4): the boxes that search pictures were laid around."""
-    owner: NDArray[np.intp]
-    """(R,): whose picture it is, ascending."""
-
-
-class Answer(NamedTuple):
-    """One stream's objects after a call: those that went on, then the new ones."""
-
-    boxes: NDArray[np.float64]
+    """Of the M objects."""
     scores: NDArray[np.float32]
-    lost: NDArray[np.bool_]
-    origin: NDArray[np.intp]
-    """(M,): which of the objects that went on it is; -1 for a new one."""
     detection: NDArray[np.intp]
     """(M,): which detection it was found to be; -1 for none."""
+    anew: NDArray[np.intp]
+    """(A,): which of the M objects start anew, in a detector's box."""
+    starts: NDArray[np.float64]
+    """(A + S + N, 4): those boxes, then those of new objects: asked for, and found by the detector besides."""
+    found: NDArray[np.intp]
+    """(S + N,): which detection a new object is; -1 for one that was asked for."""
 
 
-def empty_state() -> State:
+def empty_state(rule: Rule) -> State:
     """Return the state of a stream without objects."""
-    return _fresh(0)
+    return State({**_no_filters(0), **no_signs(0, rule)})
 
 
-def _fresh(count: int) -> State:
-    return State(
-        {
-            "filters": np.zeros((count, *_FILTERS), np.float32),
-            "mean": np.zeros((count, 3), np.float32),
-            "template": np.zeros((count, 3, TEMPLATE, TEMPLATE), np.float32),
-            "refresh": np.zeros(count, np.float32),
-            "boxes": np.zeros((count, 4)),
-            "signs": fresh_signs(count),
-        }
-    )
+def _no_filters(count: int) -> dict[str, NDArray[np.float32]]:
+    return {"filters": np.zeros((count, *_FILTERS), np.float32), "mean": np.zeros((count, 3), np.float32)}
 
 
-def plan(image: NDArray[np.uint8], kept: Sequence[int], state: State, rule: Rule) -> Plan:
+def plan(
+    image: NDArray[np.uint8], kept: Sequence[int], state: State, rule: Rule
+) -> tuple[Rows, State, NDArray[np.float64], NDArray[np.intp]]:
     """Choose where to look for the objects that go on, and cut the pictures.
 
     Args:
@@ -85,108 +84,117 @@ def plan(image: NDArray[np.uint8], kept: Sequence[int], state: State, rule: Rule
         kept: Rows of `state` that go on.
         state: Of this stream.
         rule: How objects are followed.
+
+    Returns:
+        The rows of a call, the state of the M objects, and the rows' windows (R, 4) and owners (R,).
     """
     going = state if list(kept) == list(range(state.batch)) else state.rows(kept)
-    windows, owner = search_boxes(going["boxes"], going["signs"], rule)
-    feed = {
-        "search": crop_boxes(image, search_windows(windows, _GROWTH), SEARCH),
-        "template": going["template"] if len(owner) == going.batch else going["template"][owner],
-        "refresh": going["refresh"] if len(owner) == going.batch else going["refresh"][owner],
-    }
-    held = State({name: going[name] for name in ("filters", "mean")})
+    windows, owner = search_boxes(going, image.shape[:2], rule)
+    held = State({name: going[name] for name in _GRAPH})
     if len(owner) != going.batch:
         held = held.rows(owner.tolist())
-    return Plan(feed, held, going, windows, owner)
+    feed = {
+        "search": crop_boxes(image, search_windows(windows, _GROWTH), SEARCH),
+        "template": np.zeros((len(owner), 3, TEMPLATE, TEMPLATE), np.float32),
+        "refresh": np.zeros(len(owner), np.float32),
+    }
+    return Rows(feed, held), going, windows, owner
 
 
 def settle(
-    image: NDArray[np.uint8],
-    planned: Plan,
+    planned: tuple[Rows, State, NDArray[np.float64], NDArray[np.intp]],
     outputs: Mapping[str, Array],
-    following: State,
     rule: Rule,
     *,
+    seconds: float,
     started: NDArray[np.float64],
     found: NDArray[np.float64] | None = None,
     may_match: NDArray[np.bool_] | None = None,
     least_overlap: float = 0.3,
-) -> tuple[Answer, State]:
-    """Read the graph's answers, take up detections and new objects, and cut the templates that they ask for.
+) -> Half:
+    """Read the graph's answers, and find out which object each detection is.
 
     Args:
-        image: The frame that was searched.
         planned: By `plan`.
-        outputs: `response`, `offsets`, `strength` of its rows.
-        following: `filters` and `mean` of its rows after the call.
+        outputs: `response` and `offsets` of its rows.
         rule: How objects are followed.
+        seconds: Since the last frame.
         started: (S, 4) boxes of new objects.
         found: (D, 4) detections; None if no detector ran. Those that are no object's become new objects.
         may_match: (M, D) which object may be which detection.
         least_overlap: Of an object and its detection.
     """
-    held, owner = planned.state, planned.owner
-    first = np.searchsorted(owner, np.arange(held.batch))  # all pictures of an object have the same filters
-    if len(owner) != held.batch:
-        following = following.rows(first.tolist())
-    seen = follow(planned.windows, owner, outputs, held["boxes"], held["signs"], rule, image.shape[:2])
-    detection, fresh, alone = np.full(held.batch, -1), started, np.zeros(0, np.intp)
+    rows, state, windows, owner = planned
+    seen = follow(windows, owner, rows.feed["search"], outputs, state, rule, seconds=seconds)
+    detection, anew, alone = np.full(state.batch, -1), np.zeros(0, np.intp), np.zeros(0, np.intp)
+    starts = [started]
     if found is not None:
-        rows, columns = match_boxes(box_iou(seen.boxes, found), least=least_overlap, allowed=may_match)
-        detection[rows] = columns
-        seen = _restart(seen, rows, found[columns])
-        alone = np.setdiff1d(np.arange(len(found)), columns)
-        fresh = np.concatenate([started, found[alone]])
-    detection = np.concatenate([detection, np.full(len(started), -1), alone])
-    boxes = np.concatenate([seen.boxes, fresh])
-    state = _next_state(image, boxes, seen, following)
-    answer = Answer(
-        boxes,
-        np.concatenate([seen.scores, np.ones(len(fresh), np.float32)]),
-        np.concatenate([seen.lost, np.zeros(len(fresh), bool)]),
-        np.concatenate([np.arange(held.batch), np.full(len(fresh), -1)]),
-        detection,
-    )
-    return answer, state
+        anew, matched = match_boxes(box_iou(seen.boxes, found), least=least_overlap, allowed=may_match)
+        detection[anew] = matched
+        alone = np.setdiff1d(np.arange(len(found)), matched)
+        starts = [found[matched], started, found[alone]]
+    after = State({**{name: state[name] for name in _GRAPH}, **seen.signs})
+    new = np.concatenate([np.full(len(started), -1), alone])
+    return Half(after, seen.scores, detection, anew, np.concatenate(starts), new)
 
 
-def _next_state(image: NDArray[np.uint8], boxes: NDArray[np.float64], seen: Followed, following: State) -> State:
-    """Return what is remembered of the objects that went on and, after them, of the new ones in `boxes`."""
-    count, new = len(boxes), _fresh(len(boxes) - len(seen.boxes))
-    refresh = np.ones(count, bool)
-    refresh[: len(seen.boxes)] = seen.refresh
-    template = np.zeros((count, 3, TEMPLATE, TEMPLATE), np.float32)
-    asked = np.flatnonzero(refresh)
-    template[asked] = crop_boxes(image, template_windows(boxes[asked]), TEMPLATE)
-    kept = State({name: following[name] for name in ("filters", "mean")})
-    if new.batch:
-        unknown = State({name: new[name] for name in ("filters", "mean")})
-        kept = State.stack([kept, unknown]) if kept.batch else unknown
-    signs = np.concatenate([seen.signs, new["signs"]])
-    return State({**kept, "template": template, "refresh": refresh.astype(np.float32), "boxes": boxes, "signs": signs})
+def opening(image: NDArray[np.uint8], half: Half) -> Rows:
+    """Cut templates and search pictures of the objects that start."""
+    boxes = half.starts
+    feed = {
+        "search": crop_boxes(image, search_windows(boxes, _GROWTH), SEARCH),
+        "template": crop_boxes(image, template_windows(boxes), TEMPLATE),
+        "refresh": np.ones(len(boxes), np.float32),
+    }
+    return Rows(feed, State(_no_filters(len(boxes))))
 
 
-def _restart(seen: Followed, rows: NDArray[np.intp], boxes: NDArray[np.float64]) -> Followed:
-    """Put objects where a detector saw them, as if they were new."""
-    moved, scores, lost = seen.boxes.copy(), seen.scores.copy(), seen.lost.copy()
-    signs, refresh = seen.signs.copy(), seen.refresh.copy()
-    moved[rows], scores[rows], lost[rows] = boxes, 1.0, False
-    signs[rows], refresh[rows] = fresh_signs(len(rows)), True
-    return Followed(moved, scores, lost, signs, refresh)
+def open_objects(
+    half: Half, opened: Rows, outputs: Mapping[str, Array], following: State, rule: Rule
+) -> tuple[dict[str, Array], State]:
+    """Return what is told of the objects, those that went on and then the new ones, and their state.
+
+    Returns:
+        `boxes` (M', 4), `scores` (M',), `lost` (M',), `origin` (M',) which of the objects that went on it is, -1 for a new one,
+        and `detection` (M',) which detection it is, -1 for none; then the state.
+    """
+    state, scores = half.state, half.scores.copy()
+    if len(half.starts):
+        new = State({**following, **begin(half.starts, opened.feed["search"], outputs["response"], rule)})
+        state = State.stack([state, new]) if state.batch else new
+        # those that start anew take the place they had
+        count, again = half.state.batch, len(half.anew)
+        order = np.arange(count + len(half.starts))
+        order[half.anew] = count + np.arange(again)
+        state = state.rows(np.delete(order, count + np.arange(again)).tolist())
+    scores[half.anew] = 1.0
+    fresh = len(half.found)
+    return {
+        "boxes": boxes_of(state),
+        "scores": np.concatenate([scores, np.ones(fresh, np.float32)]),
+        "lost": state["lost"].copy(),
+        "origin": np.concatenate([np.arange(half.state.batch), np.full(fresh, -1)]),
+        "detection": np.concatenate([half.detection, half.found]),
+    }, state
 
 
 def run_rows(
-    step: Callable[[Feed, State], tuple[dict[str, Any], State]], feed: Feed, held: State, *, most: int, fixed: bool
+    step: Callable[[Feed, State], tuple[dict[str, Any], State]], rows: Rows, *, most: int, fixed: bool
 ) -> tuple[dict[str, NDArray[Any]], State]:
     """Run any number of rows through a graph that takes `most` at a time, exactly so many where that is `fixed`."""
-    count = len(feed["refresh"])
+    count = len(rows.feed["refresh"])
     answers: list[dict[str, Any]] = []
     states: list[State] = []
-    for begin in range(0, count, most):
-        rows = list(range(begin, min(begin + most, count)))
-        filled = rows + rows[:1] * (most - len(rows)) if fixed else rows
-        part = {name: array[filled] for name, array in feed.items()} if len(filled) < count or fixed else feed
-        outputs, following = step(part, held.rows(filled) if part is not feed else held)
-        answers.append({name: array[: len(rows)] for name, array in outputs.items()})
-        states.append(following.rows(list(range(len(rows)))) if len(filled) > len(rows) else following)
+    for first in range(0, count, most):
+        own = list(range(first, min(first + most, count)))
+        filled = own + own[:1] * (most - len(own)) if fixed else own
+        if len(filled) == count and len(own) == count:
+            outputs, following = step(rows.feed, rows.held)
+        else:
+            outputs, following = step(
+                {name: array[filled] for name, array in rows.feed.items()}, rows.held.rows(filled)
+            )
+        answers.append({name: array[: len(own)] for name, array in outputs.items()})
+        states.append(following.rows(range(len(own))) if len(filled) > len(own) else following)
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     return joined, states[0] if len(states) == 1 else State.stack(states)
