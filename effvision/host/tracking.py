@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effvision.host.crops import MEAN_RGB
+from effvision.host.peaks import Score, find_peaks
 
 __all__ = ["Followed", "Rule", "Signs", "begin", "boxes_of", "follow", "no_signs", "search_boxes"]
 
@@ -68,10 +69,10 @@ class Rule:
 Signs = dict[str, NDArray[Any]]
 """What is known of M objects besides their filters, each with M rows:
 
-`center` and `size` (M, 2) where it was last believed to be, `first_size` (M, 2) of the given box, `height` (M,) of the response
-on the given box's own frame, `colors` (M, bins ** 3) how much each colour speaks for it, 0..1, `likely` (M,) the mean of that in
-the given box, `histogram` (M, bins ** 3) roots of the colours' shares there, `lost` (M,) bool, `lost_s` (M,) for how long,
-`frames_lost` (M,).
+`center` and `size` (M, 2) where it was last believed to be, `first_size` (M, 2) of the given box, `height` (M,) of the
+response on the given box's own frame, `colors` (M, bins ** 3) how much each colour speaks for it, 0..1, `likely` (M,) the mean
+of that in the given box, `histogram` (M, bins ** 3) roots of the colours' shares there, `lost` (M,) bool, `lost_s` and
+`frames_lost` (M,) how long.
 """
 
 
@@ -175,6 +176,7 @@ def follow(
     rule: Rule,
     *,
     seconds: float,
+    score: Score | None = None,
 ) -> Followed:
     """Believe the best of what was found in the windows of each object, or say that it is lost.
 
@@ -182,10 +184,11 @@ def follow(
         windows: (R, 4) of `search_boxes`.
         owner: (R,) likewise.
         search: (R, 3, 119, 119) what lies in them.
-        outputs: `response` (R, 7, 7) and `offsets` (R, 4, 7, 7) of the matcher.
+        outputs: `response` (R, 7, 7), `offsets` (R, 4, 7, 7) and `strength` (R,) of the matcher.
         signs: Of M objects.
         rule: The constants.
         seconds: Since the last frame.
+        score: Which score is told: one of `effvision.host.peaks`, or the one the rule decides by. It decides in any case.
     """
     objects = len(signs["lost"])
     if not objects:
@@ -204,7 +207,7 @@ def follow(
     place = place[chosen]
     rows, columns = place // _CELLS, place % _CELLS
     alike = _place_histograms(codes[chosen], rows, columns, rule.color_bins**3)
-    score = (
+    sure = (
         rule.shape_weight * np.clip(shape[chosen, rows, columns], 0, 1)
         + rule.color_weight * np.minimum(color[chosen, rows, columns] / signs["likely"], 1)
         + rule.histogram_weight * (signs["histogram"] * np.sqrt(alike)).sum(axis=1)
@@ -212,13 +215,16 @@ def follow(
     center, size = _moved(windows[chosen], place, np.asarray(outputs["offsets"])[chosen], rule)
     first = signs["first_size"]
     size = np.clip(size, first / rule.size_limit, first * rule.size_limit)
-    lost = np.where(signs["lost"], score < rule.found_above, score < rule.lost_below)
+    lost = np.where(signs["lost"], sure < rule.found_above, sure < rule.lost_below)
     after: Signs = dict(signs)
     after["center"] = np.where(lost[:, None], signs["center"], center)
     after["size"] = np.where(lost[:, None], signs["size"], size)
     after["lost"], after["lost_s"] = lost, np.where(lost, signs["lost_s"] + seconds, 0.0)
     after["frames_lost"] = np.where(lost, signs["frames_lost"] + 1, 0)
-    return Followed(boxes_of(after), np.clip(score, 0, 1).astype(np.float32), lost, after)
+    told = np.clip(sure, 0, 1).astype(np.float32)
+    if score is not None:
+        told = find_peaks(np.asarray(outputs["response"])[chosen], np.asarray(outputs["strength"])[chosen], score).score
+    return Followed(boxes_of(after), told, lost, after)
 
 
 def _moved(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effvision.errors import DTypeError, InputError, RangeError, ShapeError, StateError
+from effvision.host.peaks import SCORES
 from effvision.predictor import Memory
 
 __all__ = ["Known", "Settings", "TrackMemory", "check_boxes", "check_ids", "number"]
@@ -39,6 +40,8 @@ class Settings:
         least_overlap: Of an object and a detection that are the same.
         max_missed: Key frames in a row whose detector may miss an object that is still being followed.
         fps: Of frames that come without a timestamp.
+        score: What is told as score: one of `effvision.host.peaks`, or `likeness`, which the rule decides by.
+        templates: `kept`: those of the given boxes; `chained`: those of where the objects were last found.
     """
 
     boxes: tuple[tuple[float, ...], ...] = ()
@@ -47,6 +50,8 @@ class Settings:
     least_overlap: float = 0.3
     max_missed: int = 1
     fps: float = 30.0
+    score: str = "likeness"
+    templates: str = "kept"
 
 
 @dataclass
@@ -195,7 +200,9 @@ def number(name: str, value: Any, *, least: float = 0.0, most: float = float("in
     return float(value)
 
 
-def settings_of(boxes: Any, ids: Any, max_lost_s: Any, least_overlap: Any, max_missed: Any, fps: Any) -> Settings:
+def settings_of(
+    boxes: Any, ids: Any, max_lost_s: Any, least_overlap: Any, max_missed: Any, fps: Any, score: Any, templates: Any
+) -> Settings:
     """Check the options of a session.
 
     Raises:
@@ -213,7 +220,15 @@ def settings_of(boxes: Any, ids: Any, max_lost_s: Any, least_overlap: Any, max_m
         least_overlap=number("least_overlap", least_overlap, most=1.0, open_low=True),
         max_missed=int(max_missed),
         fps=number("fps", fps, open_low=True),
+        score=_one_of("score", score, ("likeness", *SCORES)),
+        templates=_one_of("templates", templates, ("kept", "chained")),
     )
+
+
+def _one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise InputError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r:.60}")
+    return value
 
 
 def begin(memory: TrackMemory, ids: Sequence[int | None], kinds: Sequence[int] = ()) -> tuple[tuple[Known, ...], int]:

@@ -18,6 +18,7 @@ from effvision.cards import Card
 from effvision.detections import as_detections
 from effvision.errors import DTypeError, InputError, ModelFileError, ShapeError
 from effvision.host.crops import crop_boxes, search_windows, template_windows
+from effvision.host.peaks import SCORES, Score
 from effvision.host.tracking import Rule
 from effvision.metadata import Metadata
 from effvision.models.patchnet.memory import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREDICTOR", "PatchNet"]
 
+_SCORES: tuple[Score | None, ...] = (None, *SCORES)
 _TOGETHER = 16  # rows in one call on a processor: more only take more memory
 
 
@@ -67,6 +69,11 @@ class PatchNet(Predictor):
         least_overlap: Intersection over union of an object and a detection that are the same. Default: 0.3.
         max_missed: Key frames in a row whose detector may miss an object that is still followed. Default: 1.
         fps: Of frames that come without a timestamp. Default: 30.
+        score: What a result tells as score. Default: `likeness`, 0..1, which also decides what is lost: how the match, the
+            colours and their histogram compare with those of the given box. Or one of the paper's, `peak`, `plain`, `temporal`,
+            `combined`, see `effvision.host.peaks.find_peaks`; `plain` and `temporal` exceed 1.
+        templates: `kept` (default): each is compared with the box it was given in; `chained`: with where it was found last,
+            which follows any change and drifts. Chained takes a second call of the network for every frame.
 
     `Session.update(frame, boxes=..., ids=..., remove=..., detections=..., timestamp=..., source=...)`: `frame` (H, W, 3) uint8
     RGB. `boxes` start objects in this frame, at any time; `ids` give them numbers, and one that is followed already starts anew
@@ -164,13 +171,17 @@ class PatchNet(Predictor):
         least_overlap: float = 0.3,
         max_missed: int = 1,
         fps: float = 30.0,
+        score: str = "likeness",
+        templates: str = "kept",
     ) -> TrackMemory:
         """Return the memory of a stream that has seen nothing; options as in the class's description.
 
         Raises:
             InputError: an option is out of range.
         """
-        return TrackMemory(settings=settings_of(boxes, ids, max_lost_s, least_overlap, max_missed, fps))
+        return TrackMemory(
+            settings=settings_of(boxes, ids, max_lost_s, least_overlap, max_missed, fps, score, templates)
+        )
 
     def initial_state(self) -> State:
         """Return the state of a stream without objects."""
@@ -227,6 +238,8 @@ class PatchNet(Predictor):
             "kept": np.array(kept, np.int64),
             "started": started,
             "least_overlap": overlap,
+            "score": np.array(_SCORES.index(None if held.settings.score == "likeness" else held.settings.score)),
+            "chained": np.array(held.settings.templates == "chained"),
         }
         found = inputs.get("detections")
         key, names = "detections" in inputs and found is not None, held.names
@@ -288,6 +301,8 @@ class PatchNet(Predictor):
                 found=given.get("found"),
                 may_match=given.get("may_match"),
                 least_overlap=float(given["least_overlap"]),
+                score=_SCORES[int(given["score"])],
+                chained=bool(given["chained"]),
             )
             halves.append(half)
         opened = [opening(given["image"], half) for given, half in zip(arrays, halves, strict=True)]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from effvision.host.assignment import match_boxes
 from effvision.host.boxes import box_iou
 from effvision.host.crops import crop_boxes, search_windows, template_windows
+from effvision.host.peaks import Score
 from effvision.host.tracking import Rule, begin, boxes_of, follow, no_signs, search_boxes
 from effvision.state import Array, State
 
@@ -58,7 +59,7 @@ class Half(NamedTuple):
     detection: NDArray[np.intp]
     """(M,): which detection it was found to be; -1 for none."""
     anew: NDArray[np.intp]
-    """(A,): which of the M objects start anew, in a detector's box."""
+    """(A,): which of the M objects start anew, in a detector's box or where they were found."""
     starts: NDArray[np.float64]
     """(A + S + N, 4): those boxes, then those of new objects: asked for, and found by the detector besides."""
     found: NDArray[np.intp]
@@ -111,6 +112,8 @@ def settle(
     found: NDArray[np.float64] | None = None,
     may_match: NDArray[np.bool_] | None = None,
     least_overlap: float = 0.3,
+    score: Score | None = None,
+    chained: bool = False,
 ) -> Half:
     """Read the graph's answers, and find out which object each detection is.
 
@@ -123,19 +126,24 @@ def settle(
         found: (D, 4) detections; None if no detector ran. Those that are no object's become new objects.
         may_match: (M, D) which object may be which detection.
         least_overlap: Of an object and its detection.
+        score: Which score is told; see `effvision.host.tracking.follow`.
+        chained: Every object that was found gets the template of where it was found, instead of keeping its own.
     """
     rows, state, windows, owner = planned
-    seen = follow(windows, owner, rows.feed["search"], outputs, state, rule, seconds=seconds)
-    detection, anew, alone = np.full(state.batch, -1), np.zeros(0, np.intp), np.zeros(0, np.intp)
-    starts = [started]
+    seen = follow(windows, owner, rows.feed["search"], outputs, state, rule, seconds=seconds, score=score)
+    detection, nothing = np.full(state.batch, -1), np.zeros((0, 4))
+    anew, again, alone, besides = np.zeros(0, np.intp), nothing, np.zeros(0, np.intp), nothing
     if found is not None:
         anew, matched = match_boxes(box_iou(seen.boxes, found), least=least_overlap, allowed=may_match)
-        detection[anew] = matched
+        detection[anew], again = matched, found[matched]
         alone = np.setdiff1d(np.arange(len(found)), matched)
-        starts = [found[matched], started, found[alone]]
+        besides = found[alone]
+    if chained:
+        links = np.flatnonzero(~seen.lost & (detection < 0))
+        anew, again = np.concatenate([anew, links]), np.concatenate([again, seen.boxes[links]])
     after = State({**{name: state[name] for name in _GRAPH}, **seen.signs})
     new = np.concatenate([np.full(len(started), -1), alone])
-    return Half(after, seen.scores, detection, anew, np.concatenate(starts), new)
+    return Half(after, seen.scores, detection, anew, np.concatenate([again, started, besides]), new)
 
 
 def opening(image: NDArray[np.uint8], half: Half) -> Rows:
@@ -167,7 +175,7 @@ def open_objects(
         order = np.arange(count + len(half.starts))
         order[half.anew] = count + np.arange(again)
         state = state.rows(np.delete(order, count + np.arange(again)).tolist())
-    scores[half.anew] = 1.0
+    scores[half.detection >= 0] = 1.0
     fresh = len(half.found)
     return {
         "boxes": boxes_of(state),
