@@ -106,6 +106,6 @@ class Tracks(Result):
 
         rows = zip(self.ids.tolist(), self.labels, self.scores.tolist(), strict=True)
         labels = [
-            " ".join(part for part in (str(number), name, f"{score:.2f}") if part) for number, name, score in rows
+            " ".join(part for part in (f"#{number}", name, f"{score:.2f}") if part) for number, name, score in rows
         ]
         return draw_boxes(image, self.boxes, ids=self.ids.tolist(), labels=labels, lost=self.lost)
