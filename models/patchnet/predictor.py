@@ -6,7 +6,7 @@ Mao, Zhu, Kong, Zhang and Dally, "PatchNet - Short-range Template Matching for E
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -39,11 +39,23 @@ from effvision.state import Array, State
 from effvision.tracks import Tracks
 
 if TYPE_CHECKING:
+    from effvision.export import Int8, KitReport
+    from effvision.export.precision import Form
     from effvision.models.patchnet.network import Matcher
 
 __all__ = ["PREDICTOR", "PatchNet"]
 
 _TOGETHER = 16  # rows in one call on a processor: more only take more memory
+_IN_KITS = {
+    **dict.fromkeys(("crop_boxes", "crop_boxes_numpy", "search_windows", "template_windows"), "effvision.host.crops"),
+    **dict.fromkeys(("empty_state", "plan", "run_rows", "settle"), "effvision.models.patchnet.program"),
+    "EffvisionError": "effvision.errors",
+    "Rule": "effvision.host.tracking",
+    "State": "effvision.state",
+    "check_boxes": "effvision.models.patchnet.given",
+    "draw_boxes": "effvision.viz.boxes",
+    "xywh_to_xyxy": "effvision.host.boxes",
+}
 
 
 class PatchNet(Predictor):
@@ -342,6 +354,23 @@ class PatchNet(Predictor):
         too_long = limit is not None and since is not None and now_s - since >= limit
         missed = one.missed > (0 if since is not None else held.settings.max_missed)
         return too_long or (held.kinds is not None and missed)
+
+    def export_kit(
+        self,
+        target: str,
+        folder: str | os.PathLike[str],
+        *,
+        frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> KitReport:
+        """Write a folder that follows objects on a device; see `Predictor.export_kit` and `effvision.export.kit_tracking`."""
+        from effvision.export.kit_tracking import export_tracking_kit
+
+        return export_tracking_kit(
+            self, target, folder, names=_IN_KITS, frames=frames, half=half, int8=int8, notify=notify
+        )
 
     def frame_options(self, frame: Frame) -> dict[str, Any]:
         """Pass a source's own clock and identity on."""
