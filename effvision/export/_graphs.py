@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import onnx.defs
 import onnx.shape_inference
-from onnx import AttributeProto, ModelProto, TensorProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from effvision.errors import ExportError
 
-__all__ = ["copy_of", "drop_defaults", "float_tensors", "name_shortly", "showing", "sort_nodes", "tidy"]
+__all__ = ["copy_of", "drop_defaults", "float_tensors", "join_slices", "name_shortly", "showing", "sort_nodes", "tidy"]
 
 
 _SPELLED = ("GridSample", "Resize")  # importers disagree about their modes: said in full
@@ -59,6 +60,57 @@ def _is_default(operator: str, attribute: AttributeProto, known: Mapping[str, An
         return False
     default = known[attribute.name].default_value
     return bool(helper.get_attribute_value(attribute) == helper.get_attribute_value(default))
+
+
+def join_slices(model: ModelProto) -> None:
+    """Cut along several axes at once, in place: PyTorch's exporter writes a Slice for each, and each copies what it gives."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Slice"}
+    for number, node in enumerate(graph.node):
+        before = makers.get(node.input[0]) if node.op_type == "Slice" else None
+        if before is None:
+            continue
+        cuts = [_cut(one, constants) for one in (before, node)]
+        if None in cuts or set(cuts[0]) & set(cuts[1]) or min([*cuts[0], *cuts[1]]) < 0:
+            continue
+        both = {**cuts[0], **cuts[1]}
+        columns = [*zip(*both.values(), strict=True)]
+        names = [f"slice_{number}_{what}" for what in ("starts", "ends", "axes", "steps")]
+        values = [columns[0], columns[1], tuple(both), columns[2]]
+        graph.initializer.extend(
+            numpy_helper.from_array(np.array(value, np.int64), name) for name, value in zip(names, values, strict=True)
+        )
+        constants.update({tensor.name: tensor for tensor in graph.initializer[-4:]})
+        del node.input[:]
+        node.input.extend([before.input[0], *names])
+    _drop_idle(model)
+
+
+def _cut(node: NodeProto, constants: Mapping[str, TensorProto]) -> dict[int, tuple[int, int, int]] | None:
+    """Return what a Slice takes, axis by axis: start, end, step; None where that is not known now or not said."""
+    given = [constants.get(name) for name in node.input[1:]]
+    if len(given) < 3 or None in given:
+        return None
+    starts, ends, axes, *more = [numpy_helper.to_array(one).tolist() for one in given if one is not None]
+    steps = more[0] if more else [1] * len(axes)
+    return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
+
+
+def _drop_idle(model: ModelProto) -> None:
+    """Leave out, in place, Slices and constants that nobody takes."""
+    graph = model.graph
+    taken = {output.name for output in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if node.op_type != "Slice" or set(node.output) & taken:
+            kept.append(NodeProto.FromString(node.SerializeToString()))
+            taken.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    tensors = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in taken]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
 
 
 def name_shortly(model: ModelProto) -> None:

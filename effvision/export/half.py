@@ -122,7 +122,8 @@ def make_half(
 def _kept_float(model: ModelProto) -> list[str]:
     """Return the names of nodes that stay float32: what indices are computed from, and sums of unknown length.
 
-    float16 counts to 2048 and no further, and ONNX Runtime has no scatter that adds in it.
+    float16 counts to 2048 and no further, and ONNX Runtime has no scatter that adds in it. Sums of squares whose root is taken
+    go beyond it, and a state that is handed on as it came must not be rounded.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     kept, waiting = set(), []
@@ -132,11 +133,39 @@ def _kept_float(model: ModelProto) -> list[str]:
             kept.add(node.name)
         if node.op_type == "Cast" and attributes["to"] in (TensorProto.INT32, TensorProto.INT64):
             waiting.append(node)
+    kept |= _lengths(model) | _handed_on(model)
     while waiting:
         node = waiting.pop()
         kept.add(node.name)
         waiting += [makers[name] for name in node.input if name in makers and makers[name].name not in kept]
     return sorted(kept)
+
+
+def _lengths(model: ModelProto) -> set[str]:
+    """Return the names of nodes between a square and a root that is taken of what became of it, both included."""
+    of_squares: set[str] = set()
+    for node in model.graph.node:
+        squares = node.op_type == "Pow" or (node.op_type == "Mul" and node.input[0] == node.input[1])
+        if squares or of_squares & set(node.input):
+            of_squares.update(node.output)
+    kept: set[str] = set()
+    under_root: set[str] = set()
+    for node in reversed(model.graph.node):
+        rooted = node.op_type == "Sqrt" or bool(under_root & set(node.output))
+        if rooted and of_squares & set(node.output):
+            kept.add(node.name)
+            under_root.update(node.input)
+    return kept
+
+
+def _handed_on(model: ModelProto) -> set[str]:
+    """Return the names of nodes that give out either something new or what came into the graph, which stays as it was."""
+    given, taken = {output.name for output in model.graph.output}, {value.name for value in model.graph.input}
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Where" and node.output[0] in given and taken & set(node.input)
+    }
 
 
 def _straighten(half: ModelProto) -> None:

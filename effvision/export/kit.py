@@ -45,6 +45,7 @@ _TENSORRT_PROGRAMS = ("tensorrt_engine.py", "build_engine.sh")
 _MADE = ("model.onnx", "model.json", "golden.npz", "labels.txt", "README.md")
 _MADE_THERE = ("model.engine", "model.engine.from", "model.build.log", "timing.cache", "engine_cache", "__pycache__")
 """What using a kit leaves in it; it belongs to the model that is replaced, and goes with it."""
+_OF_OTHERS = ("points", "tracking", "track.py")  # of kits for clouds and for tracking
 _FRAMES = 64
 _REASONS = 4  # of the device check, in the README
 _VERIFY_TIMEOUT_S = 300
@@ -176,7 +177,7 @@ def _check_free(place: Path) -> None:
     names = sorted(item.name for item in place.iterdir())
     if not names:
         return
-    known = {*_PROGRAMS, *_TENSORRT_PROGRAMS, *_MADE, *_MADE_THERE, "points"}
+    known = {*_PROGRAMS, *_TENSORRT_PROGRAMS, *_MADE, *_MADE_THERE, *_OF_OTHERS}
     foreign = [name for name in names if name not in known]
     try:
         ours = json.loads((place / "model.json").read_text("utf-8"))["kit"] == _FORMAT
@@ -269,13 +270,17 @@ def tolerances(program: str = "runner.py") -> dict[str, tuple[float, float]]:
     raise ExportError("the runner's template has no TOLERANCES: this installation of effvision is damaged")
 
 
-def verify(folder: Path) -> str:
+def verify(folder: Path, *check: str) -> str:
     """Run the kit's own check as a user will; return what it measured.
+
+    Args:
+        folder: Of the kit.
+        *check: The program and its arguments. Default: those of a kit whose program is `runner.py`.
 
     Raises:
         ExportError: it failed; its own words are in the message.
     """
-    command = [sys.executable, "runner.py", "--verify", "golden.npz", "--provider", "cpu"]
+    command = [sys.executable, *(check or ("runner.py", "--verify", "golden.npz")), "--provider", "cpu"]
     variables = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
     try:
         done = subprocess.run(

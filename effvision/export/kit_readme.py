@@ -8,7 +8,7 @@ from typing import Any
 from effvision.export.targets import Target
 from effvision.metadata import Metadata
 
-__all__ = ["CLOUD_FILES", "FILES", "fill_cloud_readme", "fill_readme"]
+__all__ = ["CLOUD_FILES", "FILES", "TRACK_FILES", "fill_cloud_readme", "fill_readme", "fill_track_readme"]
 
 FILES: Mapping[str, str] = {
     "README.md": "this file",
@@ -82,6 +82,18 @@ CLOUD_FILES: Mapping[str, str] = {
     "golden.npz": "a cloud, and what PyTorch gave for it",
 }
 """Every file of a kit for clouds, in the order a reader wants them."""
+
+TRACK_FILES: Mapping[str, str] = {
+    "README.md": "this file",
+    "track.py": "the program; `python3 track.py --help`",
+    "session.py": "opens the model in ONNX Runtime",
+    "video.py": "cameras, files and windows, through OpenCV",
+    "tracking/": "crops, peaks, boxes and who is who, in numpy",
+    "model.onnx": "the network and what it keeps of each object, and a description of everything else, in its metadata",
+    "model.json": "that description, for what does not read ONNX",
+    "golden.npz": "frames, and the numbers and boxes PyTorch gave for them",
+}
+"""Every file of a kit for tracking, likewise."""
 
 _CLOUD_JETSON = """\
     sudo apt-get update
@@ -201,6 +213,51 @@ def fill_cloud_readme(
         "SHARES": f"{fp32[0]:.1%} (GPU: {fp16[0]:.1%})",
     }
     return _filled(template, {**values, **_of_every_kit(metadata, target, verified, device_check)})
+
+
+def fill_track_readme(
+    template: str,
+    metadata: Metadata,
+    target: Target,
+    *,
+    steps: int,
+    tolerances: Mapping[str, tuple[float, float]],
+    verified: str,
+    device_check: str | None,
+) -> str:
+    """Return the README of one kit for tracking; the arguments as in `fill_readme`.
+
+    Tolerances: by precision, the relative root mean square and pixels.
+    """
+    jetson = target.tensorrt is not None
+    camera = "csi://0" if jetson else "0"
+    half = "half" in metadata.precision
+    fp32, fp16 = tolerances["fp32"], tolerances["fp16"]
+    values = {
+        "PURPOSE": f"{metadata.task} of any objects, each from the box it begins in.",
+        "FILES": "\n".join(f"| `{name}` | {text} |" for name, text in TRACK_FILES.items()),
+        "INSTALL": _JETSON.format(wheel=_WHEELS[target.name]) if jetson else _ANY,
+        "CAMERA": camera,
+        "PAD": " "
+        * (len("clip.mp4 --box 79 58 131 126 --save out.mp4     ") - len(f"{camera} --box 79 58 131 126 --show")),
+        "GROUPS": _groups(metadata.graphs["step"].inputs[0].shape[0]),
+        "STEPS": str(steps),
+        "LIMITS": f"{fp16[0]:g} (float16)" if half else f"{fp32[0]:g} on the CPU, or {fp16[0]:g} on a GPU,",
+        "PIXELS": f"{fp16[1]:g} pixels" if half else f"{fp32[1]:g} pixels (GPU: {fp16[1]:g})",
+    }
+    return _filled(template, {**values, **_of_every_kit(metadata, target, verified, device_check)})
+
+
+def _groups(axis: int | str) -> str:
+    """Say how many objects go through the network at a time."""
+    if isinstance(axis, str):
+        return "The model takes any number of objects in one call; on a processor the time grows with their number."
+    return (
+        f"The model takes exactly {axis} objects in one call, because TensorRT is fastest with fixed sizes. Any number can be "
+        "followed: fewer\nare filled up with copies, whose answers are dropped, and more go in groups of "
+        f"{axis}, so that {axis + 1} objects take two calls. On a GPU a\ncall takes about as long for one as for {axis}; "
+        "where only a processor is left it does not: for that write the kit with\n`--target onnx`."
+    )
 
 
 def _rate(options: Mapping[str, Any]) -> str:

@@ -93,8 +93,9 @@ class KitReport:
         target: Name of the target.
         files: Bytes of each file by name.
         export: Of `model.onnx`, with the check against PyTorch.
-        verified: What the kit's own `runner.py --verify` measured here, in ONNX Runtime on a CPU.
+        verified: What the kit's own check measured here, in ONNX Runtime on a CPU.
         device: What the device is predicted to make of `model.onnx`; nothing ran there.
+        check: The kit's program and the arguments with which it checks itself.
     """
 
     folder: Path
@@ -103,6 +104,7 @@ class KitReport:
     export: ExportReport
     verified: str
     device: DeviceReport
+    check: str = "runner.py --verify golden.npz"
 
     def at(self, place: Path) -> KitReport:
         """Return the same kit after it was moved to `place`."""
@@ -122,7 +124,7 @@ class KitReport:
             *(f"  {line}" for line in str(self.export).splitlines()[1:]),
             f"  verified here with the kit's runner: {self.verified}",
             *(f"  {line}" for line in str(self.device).splitlines()),
-            "  not run on a board; there: python3 runner.py --verify golden.npz",
+            f"  not run on a board; there: python3 {self.check}",
         ]
         return "\n".join(lines)
 

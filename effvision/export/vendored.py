@@ -1,7 +1,8 @@
 """Modules of ours as a package of their own, for a folder that runs without this one: one source instead of a second program.
 
 What a kit does to a cloud before and after the network is what `effvision.sources`, `effvision.host` and the family's NumPy
-modules do. They go along with their imports, written for Python 3.8: without annotations, type aliases and `zip(strict=)`.
+modules do. They go along with their imports, written for Python 3.8: without annotations, type aliases, types that a class is
+made for, and `zip(strict=)`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,11 @@ class _Change(ast.NodeTransformer):
         for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
             if each is not None:
                 each.annotation = None
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        node.bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
         return node
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:

@@ -228,11 +228,12 @@ def _name_axes(model: Any, spec: GraphSpec) -> None:
 
 def _clean(model: Any, opset: int) -> list[str]:
     """Fit the graph to the opset, strip what names this machine's files, and return warnings."""
-    from effvision.export._graphs import drop_defaults, name_shortly
+    from effvision.export._graphs import drop_defaults, join_slices, name_shortly
     from effvision.export.opset import to_opset
     from effvision.export.traps import find_traps
 
     to_opset(model, opset)
+    join_slices(model)
     drop_defaults(model)
     name_shortly(model)
     found = find_traps(model, opset=opset)

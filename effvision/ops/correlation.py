@@ -54,7 +54,8 @@ def correlate(search: Tensor, filters: Tensor, *, stride: int = 2) -> Tensor:
 def correlate_by_products(search: Tensor, filters: Tensor, *, stride: int = 2) -> Tensor:
     """Compute `correlate` by slices and one matrix product for any number of objects; see there.
 
-    The picture is first sorted into stride * stride coarser ones, so that every slice is of neighbouring numbers.
+    The picture is first sorted into stride * stride coarser ones, so that every slice is of neighbouring numbers; they are laid
+    beside each other along the rows, and these then as whole rows.
 
     Raises:
         ShapeError: as `correlate`, or the patch is no multiple of the stride.
@@ -66,17 +67,13 @@ def correlate_by_products(search: Tensor, filters: Tensor, *, stride: int = 2) -
     steps, used = patch // stride, (size - 1) * stride + patch
     (objects, channels), patches = search.shape[:2], filters.shape[1]
     cells = used // stride
-    coarse = search[:, :, :used, :used].reshape(objects, channels, cells, stride, cells, stride)
-    coarse = coarse.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # (M, stride * stride * C, used / stride, used / stride)
-    columns = [
-        coarse[:, :, row : row + size, column : column + size].flatten(2)
-        for row in range(steps)
-        for column in range(steps)
-    ]
-    placed = torch.cat(columns, dim=1)  # (M, K * K * C, R * R)
-    own = filters.reshape(objects, patches, channels, steps, stride, steps, stride)
-    own = own.permute(0, 1, 3, 5, 4, 6, 2).flatten(2)  # in the order of `placed`: step, place within the step, channel
-    return torch.matmul(own, placed).reshape(objects, patches, size, size)
+    coarse = search[:, :, :used, :used].reshape(objects, channels, used, cells, stride).transpose(3, 4)
+    coarse = coarse.reshape(objects, channels, cells, stride * stride, cells).permute(0, 3, 1, 2, 4).flatten(1, 2)
+    rows = torch.cat([coarse[:, :, :, step : step + size] for step in range(steps)], dim=1)
+    placed = torch.cat([rows[:, :, step : step + size] for step in range(steps)], dim=1)  # (M, K * K * C, R, R)
+    own = filters.permute(0, 1, 3, 4, 2).reshape(objects, patches, steps, stride, steps, stride * channels)
+    own = own.transpose(3, 4).flatten(2)  # in the order of `placed`: steps, place within the step, channel
+    return torch.matmul(own, placed.flatten(2)).reshape(objects, patches, size, size)
 
 
 def patch_energy(search: Tensor, *, patch: int, stride: int = 2) -> Tensor:

@@ -26,6 +26,8 @@ TEMPLATE = PATCH * GRID
 SEARCH = TEMPLATE - 1 + GRID * CELLS  # 119
 _TOGETHER = 4  # objects matched at a time on a CPU
 _STEP = 4  # places between two children of one parent, at every level of the pyramid
+_EDGES = 4  # ymin, ymax, xmin, xmax; what is known of a patch is how they moved, and last of all how well it was found
+_RATE = 1e-2  # of the published normaliser; it comes with the filters, so that no number between goes beyond float16
 
 
 class Matcher(nn.Module):
@@ -38,6 +40,14 @@ class Matcher(nn.Module):
 
     zero_mean: bool
     by_products: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # patches sorted so that the upper left children of all parents come first, and among those likewise
+        corners = torch.arange(GRID * GRID).view(2, 2, 2, 2, 2, 2).permute(2, 5, 1, 4, 0, 3).flatten()
+        parents = torch.arange(GRID * GRID // 4).view(2, 2, 2, 2).permute(1, 3, 0, 2).flatten()
+        self.register_buffer("corners", corners, persistent=False)
+        self.register_buffer("parents", parents, persistent=False)
 
     def describe(self, template: Tensor) -> tuple[Tensor, Tensor]:
         """Turn templates (M, 3, 64, 64) into filters (M, 64, 3, 8, 8) and the colour (M, 3) to take off search pictures."""
@@ -70,6 +80,10 @@ class Matcher(nn.Module):
         """Slide each object's filters over its search picture."""
         form = correlate_by_products if self.by_products else correlate
         return form(search, filters, stride=stride)
+
+    def _by_corner(self, filters: Tensor) -> Tensor:
+        """Sort filters (M, 64, ...) so that children in the same corner of their parents follow each other."""
+        return filters.index_select(1, self.corners)
 
     def _patches(self, template: Tensor) -> tuple[Tensor, Tensor]:
         """Cut templates into patches (M, 64, 3, 8, 8), without their mean colour (M, 3) where that is asked for."""
@@ -107,19 +121,17 @@ class PatchNet(Matcher):
         """Correlate, normalise, add up the pyramid; see `Matcher.match`."""
         if self.zero_mean:
             search = search - mean[:, :, None, None]
-        scaled = filters * _by_child(self.taps2)[:, None, None, None]  # each child has one parent and one tap
-        level2 = _first_sum(self.correlate(search, scaled, stride=2), _normaliser(search, stride=2, rate=1e-2))
-        pooled2, shares2 = self.pool2.shares(level2)
-        level3 = (_gather(_families(pooled2, GRID // 2)) * self.taps3[:, :, None, None]).sum(2)
-        pooled3, shares3 = self.pool3.shares(level3)
-        response = (_gather(_families(pooled3, GRID // 4)) * self.taps4[:, :, None, None]).sum(2)
+        taps2 = self.taps2.index_select(0, self.parents).T.flatten() * _RATE  # each child has one parent and one tap
+        scaled = self._by_corner(filters) * taps2[:, None, None, None]
+        level2 = _first_sum(self.correlate(search, scaled, stride=2), _normaliser(search, stride=2))
+        pooled2, shares2 = self.pool2.shares(_fold(level2))
         # what the first pooling adds is linear in its shares, so it is taken together with the sum over children
-        by_place = (_dense(self.edges3) @ self.pool2.moves).flatten(2)  # (4, 4 edges, 4 children * 4 places)
-        moved3 = _edges(shares2, by_place, GRID // 2)
-        folded = _fold(moved3) + self.pool3.moves[:, :, None, None]  # (M, 4, 4 edges, 4 places, 11, 11)
-        moved3 = (shares3[:, :, None] * folded).sum(3)
-        offsets = _edges(moved3, _dense(self.edges4).flatten(2), GRID // 4)
-        return response[:, 0], offsets[:, 0]
+        by_place = _dense(self.edges3) @ self.pool2.moves
+        level3 = _fold(_mixed(torch.cat((shares2, pooled2), dim=2), by_place, self.taps3))
+        pooled3, shares3 = self.pool3.shares(level3[:, :, _EDGES])  # of (M, 4, 5, 4 places, 11, 11)
+        moved3 = (shares3[:, :, None] * (level3[:, :, :_EDGES] + self.pool3.moves[:, :, None, None])).sum(3)
+        level4 = _mixed(torch.cat((moved3, pooled3), dim=2), _dense(self.edges4), self.taps4)
+        return level4[:, 0, _EDGES], level4[:, 0, :_EDGES]
 
 
 class PatchAggregate(Matcher):
@@ -144,14 +156,11 @@ class PatchAggregate(Matcher):
     def _match(self, search: Tensor, filters: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Correlate at every pixel, normalise, add up the pyramid; see `Matcher.match`."""
         search = search - mean[:, :, None, None]
-        maps = self.correlate(search, filters, stride=1) * _normaliser(search, stride=1, rate=1.0)
-        level = nn.functional.max_pool2d(maps, 2)
-        side = GRID
-        for number, taps in enumerate((self.taps2, self.taps3, self.taps4)):
-            if number:
-                level = nn.functional.max_pool2d(level, 2)
-            level = (_gather(_families(level, side)) * taps[:, :, None, None]).sum(2)
-            side //= 2
+        maps = self.correlate(search, self._by_corner(filters), stride=1)
+        level = maps * _normaliser(search, stride=1)
+        for taps in (self.taps2.index_select(0, self.parents), self.taps3, self.taps4):
+            children = _children(nn.functional.max_pool2d(level, 2))
+            level = sum((child * tap[:, None, None] for child, tap in zip(children, taps.unbind(1), strict=True)), 0.0)
         return level[:, 0], level.new_zeros(level.shape[0], 4, CELLS, CELLS)
 
 
@@ -169,10 +178,12 @@ class SoftPool(nn.Module):
         self.moves = nn.Parameter(torch.stack([row, row, column, column]))
         self.sharpness = nn.Parameter(torch.ones(1))
 
-    def shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool (M, P, 2 R, 2 R) to (M, P, R, R); also the shares (M, P, 4, R, R) of the four places, which add up to 1."""
-        four = _fold(scores)
-        return four.amax(2), torch.softmax(four.detach() * self.sharpness, dim=2)
+    def shares(self, four: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool scores of four places (M, P, 4, R, R) to (M, P, 1, R, R); also the places' shares, which add up to 1."""
+        sharpened = four.detach() * self.sharpness
+        # softmax written out: ONNX Runtime's is eight times as slow along an axis that is not the last
+        weights = torch.exp(sharpened - sharpened.amax(2, keepdim=True).detach())
+        return four.amax(2, keepdim=True), weights / weights.sum(2, keepdim=True)
 
 
 def fourier_matrix(frequencies: Tensor) -> Tensor:
@@ -186,7 +197,7 @@ def fourier_matrix(frequencies: Tensor) -> Tensor:
     return mapped.flatten(1)
 
 
-def _normaliser(search: Tensor, *, stride: int, rate: float) -> Tensor:
+def _normaliser(search: Tensor, *, stride: int) -> Tensor:
     """One over the length of what lies under a patch, (M, 1, R, R); no gradient flows through it, as published."""
     with torch.no_grad():
         energy = patch_energy(search, patch=PATCH, stride=stride)
@@ -194,33 +205,29 @@ def _normaliser(search: Tensor, *, stride: int, rate: float) -> Tensor:
         # the published standard deviation runs over 64 copies of these numbers, and divides by their count less one
         spread = (energy - energy.mean((1, 2, 3), keepdim=True)).square().mean((1, 2, 3), keepdim=True)
         spread = (spread * (GRID * GRID * places / (GRID * GRID * places - 1))).sqrt()
-        return rate / (energy + (spread / 10 + 1e-9)).sqrt()
+        return 1 / (energy + (spread / 10 + 1e-9)).sqrt()
 
 
-def _families(maps: Tensor, side: int, parts: int = 1) -> Tensor:
-    """Sort maps (M, side * side * parts, R, R) by parent: (M, side / 2, 2, side / 2, 2, parts, R, R)."""
-    half = side // 2
-    return maps.reshape(maps.shape[0], half, 2, half, 2, parts, *maps.shape[2:])
+def _children(maps: Tensor) -> list[Tensor]:
+    """Lay the children of each parent over each other: maps (M, 4 P, ..., R, R) to four (M, P, ..., R - 4, R - 4)."""
+    count = maps.shape[1] // 4
+    return [_corner(maps[:, place * count : (place + 1) * count], place) for place in range(4)]
 
 
-def _gather(families: Tensor, parts: int = 1) -> Tensor:
-    """Lay the four children of each parent over each other: (M, parents, 4, [parts,] R - 4, R - 4)."""
-    size = families.shape[-1] - _STEP
-    four = [
-        families[:, :, a, :, b, :, _STEP * a : _STEP * a + size, _STEP * b : _STEP * b + size].flatten(1, 2)
-        for a in (0, 1)
-        for b in (0, 1)
-    ]
-    stacked = torch.stack(four, dim=2)
-    return stacked if parts > 1 else stacked.squeeze(3)
+def _corner(maps: Tensor, place: int) -> Tensor:
+    """Where the child in corner `place` (row by row) is when its parent is at each place of its own."""
+    size, row, column = maps.shape[-1] - _STEP, place // 2 * _STEP, place % 2 * _STEP
+    return maps[..., row : row + size, column : column + size]
 
 
 def _fold(maps: Tensor) -> Tensor:
-    """Bring the four places of each pooling window together: (..., 2 R, 2 R) -> (..., 4, R, R)."""
-    *before, height, width = maps.shape
-    rows = maps.reshape(*before, height // 2, 2, width // 2, 2)
-    places = len(before)
-    return rows.movedim((places + 1, places + 3), (places, places + 1)).flatten(places, places + 1)
+    """Bring the four places of each pooling window together: (..., 2 R, 2 R) -> (..., 4, R, R).
+
+    First along the rows, then whole rows: two moves of one axis are what ONNX Runtime has fast code for.
+    """
+    size = maps.shape[-1] // 2
+    apart = maps.reshape(*maps.shape[:-1], size, 2).transpose(-1, -2)  # (..., 2 R, 2, R)
+    return apart.reshape(*maps.shape[:-2], size, 4, size).transpose(-2, -3).contiguous()
 
 
 def _first_sum(maps: Tensor, weight: Tensor) -> Tensor:
@@ -228,29 +235,27 @@ def _first_sum(maps: Tensor, weight: Tensor) -> Tensor:
 
     The largest arrays by far, so each is read once and none is written.
     """
-    families, weight = _families(maps, GRID)[:, :, :, :, :, 0], weight[:, :, None]
-    size = maps.shape[-1] - _STEP
     total: Tensor | None = None
-    for a in (0, 1):
-        for b in (0, 1):
-            rows, columns = slice(_STEP * a, _STEP * a + size), slice(_STEP * b, _STEP * b + size)
-            child, own = families[:, :, a, :, b, rows, columns], weight[..., rows, columns]
-            total = child * own if total is None else torch.addcmul(total, child, own)
+    for place, child in enumerate(_children(maps)):
+        own = _corner(weight, place)
+        total = child * own if total is None else torch.addcmul(total, child, own)
     assert total is not None
-    return total.flatten(1, 2)
+    return total
 
 
-def _edges(parts: Tensor, weights: Tensor, side: int) -> Tensor:
-    """Mix what is known of each parent's four children: (M, 4 P, 4, R, R) by (P, 4, 16) -> (M, P, 4, R - 4, R - 4)."""
-    near = _gather(_families(parts.flatten(1, 2), side, parts=4), parts=4)  # (M, P, child, 4, R - 4, R - 4)
-    mixed = torch.matmul(weights, near.flatten(4).flatten(2, 3))
+def _mixed(parts: Tensor, edges: Tensor, taps: Tensor) -> Tensor:
+    """Sum what is known of each parent's four children: (M, 4 P, n + 1, R, R) -> (M, P, 4 edges + 1, R - 4, R - 4).
+
+    Args:
+        parts: n numbers that say how the edges of a child moved, and how well it was found.
+        edges: (P, 4 edges, 4 children, n).
+        taps: (P, 4 children).
+    """
+    of_edges = nn.functional.pad(edges, (0, 1)).flatten(2)  # how well it was found does not move an edge
+    of_score = nn.functional.pad(taps[:, None, :, None], (edges.shape[-1], 0)).flatten(2)
+    near = torch.cat(_children(parts), dim=2)  # (M, P, 4 (n + 1), R - 4, R - 4)
+    mixed = torch.matmul(torch.cat((of_edges, of_score), dim=1), near.flatten(3))
     return mixed.reshape(*mixed.shape[:3], *near.shape[-2:])
-
-
-def _by_child(taps: Tensor) -> Tensor:
-    """Order taps (parents, 4) by their children, row by row: (4 * parents,)."""
-    half = GRID // 2
-    return taps.view(half, half, 2, 2).permute(0, 2, 1, 3).reshape(-1)
 
 
 def _dense(edges: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Mao, Zhu, Kong, Zhang and Dally, "PatchNet - Short-range Template Matching for E
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -35,12 +35,11 @@ from effvision.models.patchnet.memory import (
 from effvision.models.patchnet.program import (
     SEARCH,
     TEMPLATE,
-    Rows,
     empty_state,
     open_objects,
     opening,
     plan,
-    run_rows,
+    run_together,
     settle,
 )
 from effvision.predictor import Memory, Predictor
@@ -50,13 +49,25 @@ from effvision.state import Array, State
 from effvision.tracks import Tracks
 
 if TYPE_CHECKING:
+    from effvision.export import Int8, KitReport
+    from effvision.export.precision import Form
     from effvision.models.patchnet.accelerate import Accelerated, Detector
     from effvision.models.patchnet.network import Matcher
 
 __all__ = ["PREDICTOR", "PatchNet"]
 
 _SCORES: tuple[Score | None, ...] = (None, *SCORES)
-_TOGETHER = 16  # rows in one call on a processor: more only take more memory
+_IN_KITS = {
+    **dict.fromkeys(("crop_boxes", "crop_boxes_numpy", "search_windows", "template_windows"), "effvision.host.crops"),
+    **dict.fromkeys(("advance", "empty_state", "run_rows"), "effvision.models.patchnet.program"),
+    "EffvisionError": "effvision.errors",
+    "Rows": "effvision.models.patchnet.program",
+    "Rule": "effvision.host.tracking",
+    "State": "effvision.state",
+    "check_boxes": "effvision.models.patchnet.given",
+    "draw_boxes": "effvision.viz.boxes",
+    "xywh_to_xyxy": "effvision.host.boxes",
+}
 
 
 class PatchNet(Predictor):
@@ -289,7 +300,7 @@ class PatchNet(Predictor):
         ]
         halves = []
         for given, planned, (outputs, following) in zip(
-            arrays, plans, self._run(runtime, [planned[0] for planned in plans]), strict=True
+            arrays, plans, run_together(runtime, [planned[0] for planned in plans]), strict=True
         ):
             del following  # nothing was refreshed: the state of the rows is what it was
             half = settle(
@@ -308,42 +319,13 @@ class PatchNet(Predictor):
         opened = [opening(given["image"], half) for given, half in zip(arrays, halves, strict=True)]
         results = []
         for given, half, rows, (outputs, following) in zip(
-            arrays, halves, opened, self._run(runtime, opened), strict=True
+            arrays, halves, opened, run_together(runtime, opened), strict=True
         ):
             answer, state = open_objects(half, rows, outputs, following, self.rule)
             if "found_scores" in given:
                 taken = answer["detection"] >= 0
                 answer["scores"][taken] = given["found_scores"][answer["detection"][taken]]
             results.append((answer, state))
-        return results
-
-    def _run(self, runtime: Runtime, parts: Sequence[Rows]) -> list[tuple[dict[str, np.ndarray], State]]:
-        """Send the rows of all streams through the graph together and give each stream its own back."""
-        spec = runtime.graphs["step"]
-        axis = spec.inputs[0].shape[0]
-        counts = [len(one.feed["refresh"]) for one in parts]
-        empty = {
-            tensor.name: np.zeros((0, *(int(axis) for axis in tensor.shape[1:])), np.float32) for tensor in spec.outputs
-        }
-        there = [one for one, count in zip(parts, counts, strict=True) if count]
-        if not there:
-            return [(empty, one.held) for one in parts]
-        rows = there[0]
-        if len(there) > 1:
-            feed = {name: np.concatenate([one.feed[name] for one in there]) for name in rows.feed}
-            rows = Rows(feed, State.stack([one.held for one in there]))
-        most = axis if isinstance(axis, int) else _TOGETHER if runtime.device == "cpu" else sum(counts)
-        outputs, following = run_rows(runtime.step, rows, most=most, fixed=isinstance(axis, int))
-        if len(there) == 1:
-            return [
-                (outputs, following) if count else (empty, one.held) for one, count in zip(parts, counts, strict=True)
-            ]
-        ends = np.cumsum(counts)
-        results = []
-        for one, count, end in zip(parts, counts, ends.tolist(), strict=True):
-            own = slice(end - count, end)
-            part = {name: array[own] for name, array in outputs.items()}
-            results.append((part, following.rows(range(own.start, own.stop)) if count else one.held))
         return results
 
     def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Tracks, TrackMemory]:
@@ -390,6 +372,23 @@ class PatchNet(Predictor):
         too_long = limit is not None and since is not None and now_s - since >= limit
         missed = one.missed > (0 if since is not None else held.settings.max_missed)
         return too_long or (held.kinds is not None and missed)
+
+    def export_kit(
+        self,
+        target: str,
+        folder: str | os.PathLike[str],
+        *,
+        frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
+    ) -> KitReport:
+        """Write a folder that follows objects on a device; see `Predictor.export_kit` and `effvision.export.kit_tracking`."""
+        from effvision.export.kit_tracking import export_tracking_kit
+
+        return export_tracking_kit(
+            self, target, folder, names=_IN_KITS, frames=frames, half=half, int8=int8, notify=notify
+        )
 
     def frame_options(self, frame: Frame) -> dict[str, Any]:
         """Pass a source's own clock and identity on."""

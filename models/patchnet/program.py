@@ -26,11 +26,13 @@ __all__ = [
     "TEMPLATE",
     "Half",
     "Rows",
+    "advance",
     "empty_state",
     "open_objects",
     "opening",
     "plan",
     "run_rows",
+    "run_together",
     "settle",
 ]
 
@@ -38,6 +40,7 @@ TEMPLATE, SEARCH = 64, 119
 _FILTERS = (64, 3, 8, 8)
 _GROWTH = SEARCH / TEMPLATE
 _GRAPH = ("filters", "mean")
+_TOGETHER = 16  # rows in one call on a processor: more only take more memory
 Feed = dict[str, NDArray[np.float32]]
 
 
@@ -186,6 +189,36 @@ def open_objects(
     }, state
 
 
+def advance(
+    image: NDArray[np.uint8],
+    state: State,
+    rule: Rule,
+    run: Callable[[Rows], tuple[dict[str, Any], State]],
+    *,
+    seconds: float,
+    started: NDArray[np.float64],
+) -> tuple[dict[str, Array], State]:
+    """Do one update of one stream without a detector: what a device's program needs.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        state: Of the stream; all its objects go on.
+        rule: How objects are followed.
+        run: Sends any number of rows through the graph, such as `run_rows`.
+        seconds: Since the last frame.
+        started: (S, 4) boxes of new objects.
+
+    Returns:
+        As `open_objects`.
+    """
+    planned = plan(image, range(state.batch), state, rule)
+    outputs, _ = run(planned[0])
+    half = settle(planned, outputs, rule, seconds=seconds, started=started)
+    opened = opening(image, half)
+    outputs, following = run(opened)
+    return open_objects(half, opened, outputs, following, rule)
+
+
 def run_rows(
     step: Callable[[Feed, State], tuple[dict[str, Any], State]], rows: Rows, *, most: int, fixed: bool
 ) -> tuple[dict[str, NDArray[Any]], State]:
@@ -206,3 +239,31 @@ def run_rows(
         states.append(following.rows(range(len(own))) if len(filled) > len(own) else following)
     joined = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     return joined, states[0] if len(states) == 1 else State.stack(states)
+
+
+def run_together(runtime: Any, parts: Sequence[Rows]) -> list[tuple[dict[str, NDArray[Any]], State]]:
+    """Send the rows of all streams through a runtime's graph together and give each stream its own back."""
+    spec = runtime.graphs["step"]
+    axis = spec.inputs[0].shape[0]
+    counts = [len(one.feed["refresh"]) for one in parts]
+    empty = {
+        tensor.name: np.zeros((0, *(int(axis) for axis in tensor.shape[1:])), np.float32) for tensor in spec.outputs
+    }
+    there = [one for one, count in zip(parts, counts, strict=True) if count]
+    if not there:
+        return [(empty, one.held) for one in parts]
+    rows = there[0]
+    if len(there) > 1:
+        feed = {name: np.concatenate([one.feed[name] for one in there]) for name in rows.feed}
+        rows = Rows(feed, State.stack([one.held for one in there]))
+    most = axis if isinstance(axis, int) else _TOGETHER if runtime.device == "cpu" else sum(counts)
+    outputs, following = run_rows(runtime.step, rows, most=most, fixed=isinstance(axis, int))
+    if len(there) == 1:
+        return [(outputs, following) if count else (empty, one.held) for one, count in zip(parts, counts, strict=True)]
+    ends = np.cumsum(counts)
+    results = []
+    for one, count, end in zip(parts, counts, ends.tolist(), strict=True):
+        own = slice(end - count, end)
+        part = {name: array[own] for name, array in outputs.items()}
+        results.append((part, following.rows(range(own.start, own.stop)) if count else one.held))
+    return results

@@ -1,0 +1,68 @@
+"""Boxes that people give, checked once where they come in. NumPy only, and part of a device's kit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effvision.errors import DTypeError, RangeError, ShapeError
+
+__all__ = ["check_boxes"]
+
+_LEAST_INSIDE = 0.1  # of a new box's area that must lie within the frame
+_MOST_OBJECTS = 4096
+
+
+def check_boxes(value: Any, size: tuple[int, int] | None = None, *, name: str = "boxes") -> NDArray[np.float64]:
+    """Return boxes (M, 4) `x1 y1 x2 y2` in pixels; one box alone may come as (4,).
+
+    Args:
+        value: Array, list or tensor.
+        size: (height, width) of the frame they are in; None checks their form only.
+        name: Of the argument, for messages.
+
+    Raises:
+        DTypeError: no numbers.
+        ShapeError: another shape.
+        RangeError: NaN or infinity, a box without area or inverted, or one that lies (nearly) outside the frame.
+    """
+    try:
+        boxes = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DTypeError(f"`{name}` must be numbers (M, 4): x1 y1 x2 y2; got {value!r:.80}") from error
+    if boxes.shape == (0,):
+        boxes = np.zeros((0, 4))
+    if boxes.dtype.kind not in "iuf":
+        raise DTypeError(f"`{name}` must be numbers (M, 4): x1 y1 x2 y2; got {value!r:.80}")
+    if boxes.ndim == 1:
+        boxes = boxes[None]
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ShapeError(f"`{name}` must be (M, 4): x1 y1 x2 y2; got {boxes.shape}")
+    if len(boxes) > _MOST_OBJECTS:
+        raise RangeError(f"`{name}` holds {len(boxes)} boxes; {_MOST_OBJECTS} is the most")
+    boxes = boxes.astype(np.float64)
+    for box in boxes:
+        said = " ".join(f"{place:g}" for place in box)
+        if not np.isfinite(box).all():
+            raise RangeError(f"`{name}` must be finite; got {said}")
+        if box[2] <= box[0] or box[3] <= box[1]:
+            raise RangeError(
+                f"a box is `x1 y1 x2 y2` with x1 < x2 and y1 < y2; got {said}\nhint: x y width height? "
+                "`effvision.host.boxes.xywh_to_xyxy`, or --box-xywh on the command line"
+            )
+        if size is not None:
+            _check_inside(box, size, said)
+    return boxes
+
+
+def _check_inside(box: NDArray[np.float64], size: tuple[int, int], said: str) -> None:
+    height, width = size
+    inside = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0))
+    out = min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0)
+    if out or inside < _LEAST_INSIDE * (box[2] - box[0]) * (box[3] - box[1]):
+        raise RangeError(
+            f"the box {said} lies outside the frame of {width}x{height} pixels, or nearly so: there is nothing to follow\n"
+            "hint: boxes are `x1 y1 x2 y2` in pixels of the frame, not shares of it"
+        )
