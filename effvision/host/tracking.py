@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from effvision.host.crops import MEAN_RGB
 from effvision.host.peaks import Score, find_peaks
 
-__all__ = ["Followed", "Rule", "Signs", "begin", "boxes_of", "follow", "no_signs", "search_boxes"]
+__all__ = ["Followed", "Rule", "Signs", "begin", "follow", "no_signs", "search_boxes"]
 
 _CELLS, _SEARCH, _TEMPLATE, _STEP = 7, 119, 64, 8
 _REACH = _CELLS // 2
@@ -61,7 +61,7 @@ class Rule:
     color_weight: float = 0.4
     histogram_weight: float = 0.2
     lost_below: float = 0.5
-    found_above: float = 0.6
+    found_above: float = 0.65
     tile: float = 0.75
     search_s: float = 5.0
 
@@ -80,6 +80,7 @@ class Followed(NamedTuple):
     """What one frame said of M objects."""
 
     boxes: NDArray[np.float64]
+    """(M, 4) as measured; what is remembered for the next frame is damped, and that of a lost object."""
     scores: NDArray[np.float32]
     lost: NDArray[np.bool_]
     signs: Signs
@@ -100,12 +101,6 @@ def no_signs(count: int, rule: Rule) -> Signs:
         "lost_s": np.zeros(count),
         "frames_lost": np.zeros(count, np.int64),
     }
-
-
-def boxes_of(signs: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return where the objects were last believed to be: (M, 4) `x1 y1 x2 y2`."""
-    half = signs["size"] / 2
-    return np.concatenate([signs["center"] - half, signs["center"] + half], axis=1)
 
 
 def begin(boxes: Floats, search: NDArray[np.float32], response: Floats, rule: Rule) -> Signs:
@@ -212,7 +207,7 @@ def follow(
         + rule.color_weight * np.minimum(color[chosen, rows, columns] / signs["likely"], 1)
         + rule.histogram_weight * (signs["histogram"] * np.sqrt(alike)).sum(axis=1)
     )
-    center, size = _moved(windows[chosen], place, np.asarray(outputs["offsets"])[chosen], rule)
+    center, size, measured = _moved(windows[chosen], place, np.asarray(outputs["offsets"])[chosen], rule)
     first = signs["first_size"]
     size = np.clip(size, first / rule.size_limit, first * rule.size_limit)
     lost = np.where(signs["lost"], sure < rule.found_above, sure < rule.lost_below)
@@ -224,19 +219,20 @@ def follow(
     told = np.clip(sure, 0, 1).astype(np.float32)
     if score is not None:
         told = find_peaks(np.asarray(outputs["response"])[chosen], np.asarray(outputs["strength"])[chosen], score).score
-    return Followed(boxes_of(after), told, lost, after)
+    half = np.where(lost[:, None], after["size"], measured) / 2
+    return Followed(np.concatenate([after["center"] - half, after["center"] + half], axis=1), told, lost, after)
 
 
 def _moved(
     windows: NDArray[np.float64], place: NDArray[np.intp], offsets: Floats, rule: Rule
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return centres and sizes (M, 2) after the matched place and what the edges say; the aspect stays."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return centres, damped sizes of the old aspect and measured sizes (M, 2) after the matched place and the edges."""
     edges = offsets.reshape(len(place), 4, -1)[np.arange(len(place)), :, place]  # ymin ymax xmin xmax in cells
     shift = np.stack([place % _CELLS, place // _CELLS], axis=1) - _REACH + (edges[:, [2, 0]] + edges[:, [3, 1]]) / 2
     size = windows[:, 2:] - windows[:, :2]
     center = (windows[:, :2] + windows[:, 2:]) / 2 + shift * size / _STEP
-    growth = (edges[:, 1] - edges[:, 0] + edges[:, 3] - edges[:, 2]) / (2 * _STEP)
-    return center, size * (1 + rule.size_gain * growth)[:, None]
+    growth = (edges[:, [3, 1]] - edges[:, [2, 0]]) / _STEP
+    return center, size * (1 + rule.size_gain * growth.mean(axis=1))[:, None], size * np.maximum(1 + growth, _LEAST)
 
 
 def _codes(search: NDArray[np.float32], bins: int) -> NDArray[np.intp]:

@@ -18,7 +18,7 @@ from effvision.host.assignment import match_boxes
 from effvision.host.boxes import box_iou
 from effvision.host.crops import crop_boxes, search_windows, template_windows
 from effvision.host.peaks import Score
-from effvision.host.tracking import Rule, begin, boxes_of, follow, no_signs, search_boxes
+from effvision.host.tracking import Rule, begin, follow, no_signs, search_boxes
 from effvision.state import Array, State
 
 __all__ = [
@@ -58,6 +58,8 @@ class Half(NamedTuple):
 
     state: State
     """Of the M objects."""
+    boxes: NDArray[np.float64]
+    """(M, 4) where they are."""
     scores: NDArray[np.float32]
     detection: NDArray[np.intp]
     """(M,): which detection it was found to be; -1 for none."""
@@ -146,7 +148,7 @@ def settle(
         anew, again = np.concatenate([anew, links]), np.concatenate([again, seen.boxes[links]])
     after = State({**{name: state[name] for name in _GRAPH}, **seen.signs})
     new = np.concatenate([np.full(len(started), -1), alone])
-    return Half(after, seen.scores, detection, anew, np.concatenate([again, started, besides]), new)
+    return Half(after, seen.boxes, seen.scores, detection, anew, np.concatenate([again, started, besides]), new)
 
 
 def opening(image: NDArray[np.uint8], half: Half) -> Rows:
@@ -169,7 +171,8 @@ def open_objects(
         `boxes` (M', 4), `scores` (M',), `lost` (M',), `origin` (M',) which of the objects that went on it is, -1 for a new one,
         and `detection` (M',) which detection it is, -1 for none; then the state.
     """
-    state, scores = half.state, half.scores.copy()
+    state, boxes, scores = half.state, half.boxes.copy(), half.scores.copy()
+    boxes[half.anew] = half.starts[: len(half.anew)]
     if len(half.starts):
         new = State({**following, **begin(half.starts, opened.feed["search"], outputs["response"], rule)})
         state = State.stack([state, new]) if state.batch else new
@@ -181,7 +184,7 @@ def open_objects(
     scores[half.detection >= 0] = 1.0
     fresh = len(half.found)
     return {
-        "boxes": boxes_of(state),
+        "boxes": np.concatenate([boxes, half.starts[len(half.anew) :]]),
         "scores": np.concatenate([scores, np.ones(fresh, np.float32)]),
         "lost": state["lost"].copy(),
         "origin": np.concatenate([np.arange(half.state.batch), np.full(fresh, -1)]),
