@@ -108,4 +108,4 @@ class Tracks(Result):
         labels = [
             " ".join(part for part in (str(number), name, f"{score:.2f}") if part) for number, name, score in rows
         ]
-        return draw_boxes(image, self.boxes, ids=self.ids, labels=labels, lost=self.lost)
+        return draw_boxes(image, self.boxes, ids=self.ids.tolist(), labels=labels, lost=self.lost)
