@@ -28,6 +28,7 @@ _RECENT = 0.2  # weight of the newest time in the running means
 _MOST_FRAMES = 10_000
 _LONGEST_PAUSE = 60  # frames without a key frame, however small the budget
 _AT_ONCE = 2  # key frames that a budget left unused may pay for together
+_PASSED_ON = ("remove", "source", "timestamp")  # of a session's options: the others come from the detector
 
 Detector = Callable[[np.ndarray], Any]
 
@@ -118,6 +119,10 @@ def accelerate(
         raise DTypeError(
             f"`detector` must be callable with a frame, or the path of an ONNX file; got {type(detector).__name__}"
         )
+    if model is not None and not isinstance(model, PatchNet):
+        raise DTypeError(
+            f"`model` must be a PatchNet, such as `PatchNet.from_pretrained()`; got {type(model).__name__}"
+        )
     return Accelerated(
         detector,
         model or PatchNet.from_pretrained(),
@@ -189,29 +194,34 @@ class Accelerated:
             DetectorError: the detector raised, or returned what is no detections; the session is unchanged.
             InputError: the frame or an option cannot be used; likewise.
         """
+        if unknown := sorted(set(given) - set(_PASSED_ON)):
+            raise InputError(
+                f"`update` takes no option {', '.join(unknown)} here; it takes: {', '.join(_PASSED_ON)}\n"
+                "hint: objects come from the detector; a session of PatchNet takes `boxes` and `detections`"
+            )
         image = as_frame(frame)
         began = time.perf_counter()
         before, since = self.session._snapshot(), self._since
-        spent_ms, early = 0.0, False
+        spent_ms, key, early = 0.0, False, False
         try:
             predictor, memory = self.session.predictor, self.session.memory
             due = self._due() or predictor.interrupted({"x": image, **given}, memory) is not None
             if due:
                 found, spent_ms = self._detect(image)
-                result = self.session.update(image, detections=found, **given)
+                result, key = self.session.update(image, detections=found, **given), True
             else:
                 result = self.session.update(image, **given)
                 if self._doubtful(cast(Tracks, result)):
                     found, spent_ms = self._detect(image)
                     self.session.state, self.session.memory = before
                     before = self.session._snapshot()
-                    result, early = self.session.update(image, detections=found, **given), True
+                    result, key, early = self.session.update(image, detections=found, **given), True, True
         except BaseException:
             self.session.state, self.session.memory = before
             self._since = since
             raise
         whole_ms = (time.perf_counter() - began) * 1e3
-        self._count(whole_ms - spent_ms, spent_ms, early)
+        self._count(whole_ms - spent_ms, spent_ms, key, early)
         return cast(Tracks, result).replace(detector_ms=spent_ms)
 
     def stream(self, source: Any, *, images: bool = True) -> Iterator[Tracks]:
@@ -245,7 +255,7 @@ class Accelerated:
     def _detect(self, image: np.ndarray) -> tuple[Detections, float]:
         began = time.perf_counter()
         try:
-            answer = self._detector(image)
+            answer = self._detector(image.copy())  # some draw on it
         except EffvisionError:
             raise
         except Exception as error:
@@ -256,8 +266,7 @@ class Accelerated:
         found = as_detections(answer, height=image.shape[0], width=image.shape[1])
         return found, (time.perf_counter() - began) * 1e3
 
-    def _count(self, tracker_ms: float, detector_ms: float, early: bool) -> None:
-        key = detector_ms > 0
+    def _count(self, tracker_ms: float, detector_ms: float, key: bool, early: bool) -> None:
         old = self.share
         self.share = Share(
             old.frames + 1,
