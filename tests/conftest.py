@@ -1,7 +1,11 @@
-"""What every test may ask for: the shared data folder, and a cache folder that is not the user's."""
+"""What every test may ask for: the shared data folder, and a cache folder that is not the user's.
+
+And the two passes of `make test`: what may run beside other tests, and what is marked `alone`.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Two threads wait for each other in a busy loop at every operator: where something else has one of the cores, a test takes
 # minutes instead of seconds. Before torch is imported, and for the programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# An export makes millions of small objects that stay. Python would look for garbage among them every 700: a sixth of the time.
+gc.set_threshold(50_000, 20, 50)
 
 # No verdict of hypothesis may depend on how fast the machine is, nor differ from one run to the next.
 settings.register_profile(
@@ -32,6 +39,11 @@ def _absence(folder: Path) -> str:
     return f"no shared data at {folder}: set EFFVISION_SHARED to the folder that holds golden/ and data/"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run leave out the tests marked `alone`, or all others. Apart from `-m`, which stays free for whoever runs them."""
+    parser.addoption("--alone", choices=["no", "only"], help="without the tests marked `alone`, or only those")
+
+
 def pytest_configure() -> None:
     """Let Ctrl-C be sent to programs that tests start: what is run in the background of a script is deaf to it by default."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,8 +56,12 @@ def pytest_report_header() -> str:
     return f"shared data: {folder}" if folder.is_dir() else _absence(folder)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `shared` where the folder is absent."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of this pass, and skip what is marked `shared` where the folder is absent."""
+    if which := config.getoption("alone"):
+        left_out = [item for item in items if (item.get_closest_marker("alone") is None) == (which == "only")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
     folder = shared_folder()
     if not folder.is_dir():
         for item in items:

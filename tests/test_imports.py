@@ -279,6 +279,7 @@ def loaded_by(statement: str, *, times: int = 1) -> tuple[float, set[str]]:
     return min(run[0] for run in runs), set(runs[0][1]) & set(HEAVY)
 
 
+@pytest.mark.alone
 def test_importing_the_package_is_quick_and_loads_nothing_heavy() -> None:
     def measure() -> None:
         spent_ms, heavy = loaded_by("import effvision", times=5)

@@ -406,6 +406,7 @@ def test_an_opencv_without_windows_is_told(
     assert "hint: pip install opencv-python" in capsys.readouterr().err
 
 
+@pytest.mark.alone
 def test_a_window_shows_every_frame_as_bgr_at_the_pace_of_the_file(
     windows: Windows, clips: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -485,6 +486,7 @@ def test_frames_far_apart_are_waited_for_in_full() -> None:
     assert len(windows.shown) == 4
 
 
+@pytest.mark.alone
 def test_several_sources_have_a_window_each_even_of_one_name(windows: Windows, clips: Any) -> None:
     assert main(["run", CARD, clips[1], clips[1], "--show"]) == 0
     assert sorted({title for title, _, _ in windows.shown}) == [

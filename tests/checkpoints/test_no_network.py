@@ -17,6 +17,8 @@ from effvision.errors import DownloadError
 from waiting import best_of_three
 from weights_server import CARD, SHA256, Server, own_card
 
+pytestmark = pytest.mark.alone  # all are under a second here, but not where something else keeps the machine busy
+
 
 def _in_time(card: Card, cache: Path, *words: str) -> None:
     """The error comes in under a second and says what to fetch, where to put it and how to name it."""

@@ -88,6 +88,7 @@ def follows(tab: Any, names: list[str], seen: dict[str, str], *, without: str = 
     return {motion: min(first[f"{motion} {wanted}"]) for motion, wanted in seen.items()}
 
 
+@pytest.mark.alone
 def test_the_label_follows_the_motion_as_the_viewer_sees_it(
     playwright: Any, page: Page, film: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_the_label_follows_the_motion_as_the_viewer_sees_it(
         sys.stdout.write(f"\n{said}")
 
 
+@pytest.mark.alone
 def test_many_frames_a_second_and_little_lag(
     playwright: Any, page: Page, film: tuple[Path, list[str]], tmp_path: Path, record_property: Any
 ) -> None:

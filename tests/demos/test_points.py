@@ -319,6 +319,7 @@ def until_network(socket: ClientConnection, share: float) -> tuple[float, float]
             return took, took * (said["total"] - said["done"]) / said["done"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["cancel", "another", "close"])
 def test_what_nobody_wants_any_more_is_stopped_and_deleted(page: Page, large: bytes, way: str) -> None:
     with page.talk("points") as socket, page.talk("points") as other:

@@ -309,6 +309,7 @@ _DRAG = """async ([box, frames]) => {
 }"""
 
 
+@pytest.mark.alone
 def test_300_000_points_stay_interactive(
     playwright: Any, page: Page, tmp_path: Path, large: bytes, record_property: Any
 ) -> None:

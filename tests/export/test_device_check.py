@@ -766,6 +766,7 @@ def test_a_damaged_file_never_raises_anything_else(tmp_path: Path) -> None:
             survives(bytes(broken), tmp_path / "m.onnx")
 
 
+@pytest.mark.alone
 def test_100_megabytes_take_less_than_a_second(tmp_path: Path) -> None:
     weights = [const(f"w{i}", np.ones((1024, 1024)), np.float32) for i in range(25)]
     nodes = [helper.make_node("MatMul", [f"y{i}" if i else "x", f"w{i}"], [f"y{i + 1}"]) for i in range(25)]

@@ -190,6 +190,7 @@ def test_judged_is_what_was_not_calibrated_on(lengths: list[int], fitted: list[i
     assert len(set(seen)) == len(seen) == sum(lengths)
 
 
+@pytest.mark.alone
 def test_the_clock_takes_turns_and_tells_which_is_slower() -> None:
     class Sleeper:
         def __init__(self, seconds: float) -> None:

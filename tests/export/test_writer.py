@@ -21,6 +21,7 @@ from effvision.export.opset import to_opset
 from effvision.metadata import GraphSpec, Metadata, TensorSpec
 from effvision.models.tsm.network import build, randomise
 from effvision.runtime.torch import TorchRuntime
+from kits import small_model
 
 
 def model(seed: int = 0) -> TSM:
@@ -66,10 +67,11 @@ def test_the_report_is_a_path_and_tells_what_was_measured(exported: Any) -> None
 
 def test_the_same_model_gives_the_same_bytes_in_another_process(exported: Any, tmp_path: Path) -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_writer as t\n"
-        "print(t.model().export(sys.argv[2], batch='dynamic').sha256)"
+        "import sys; sys.path[:0] = sys.argv[2:]; import test_writer as t\n"
+        "print(t.model().export(sys.argv[1], batch='dynamic').sha256)"
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "again.onnx")]
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", script, str(tmp_path / "again.onnx"), str(here), str(here.parent / "kit")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == exported.sha256
     assert done.stderr == ""
@@ -101,7 +103,7 @@ def test_it_runs_in_a_process_that_cannot_import_torch(exported: Any) -> None:
 def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from effvision.cli import main
 
-    report = model().export(tmp_path / "CAMERA.ONNX")
+    report = small_model().export(tmp_path / "CAMERA.ONNX")
     assert TSM.from_pretrained(tmp_path / "CAMERA.ONNX").runtime.name == "onnx" and report.path.name == "CAMERA.ONNX"
     assert main(["info", str(report.path)]) == 0
     assert "logits" in capsys.readouterr().out
@@ -110,7 +112,7 @@ def test_a_suffix_in_capitals_is_the_same_suffix(tmp_path: Path, capsys: pytest.
 
 
 def test_a_fixed_batch_takes_exactly_that_many_streams(tmp_path: Path) -> None:
-    report = model().export(tmp_path / "two.onnx", batch=2)
+    report = small_model().export(tmp_path / "two.onnx", batch=2)
     assert report.inputs["frame"] == (2, 3, 32, 32)
     loaded = TSM.from_pretrained(report)
     frames = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
@@ -380,10 +382,10 @@ def test_a_lost_or_swapped_state_is_caught(tmp_path: Path) -> None:
         def forward(self, frame: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
             logits, *kept = self.step(frame, *states)
             if torch.compiler.is_exporting():
-                kept[4], kept[5] = kept[5], kept[4]
+                kept[0], kept[1] = kept[1], kept[0]
             return (logits, *kept)
 
-    broken = model()
+    broken = small_model()
     broken.runtime.traced["step"] = Forgetful(broken.runtime.modules["step"])  # type: ignore[attr-defined]
     with pytest.raises(ExportError, match="differs from PyTorch: `state_"):
         broken.export(tmp_path / "m.onnx")
@@ -392,6 +394,8 @@ def test_a_lost_or_swapped_state_is_caught(tmp_path: Path) -> None:
 
 def test_real_frames_take_part_in_the_check(shared: Path, tmp_path: Path) -> None:
     clip = shared / "data/video/intel/classroom.mp4"
-    examples = model().example_inputs("step", steps=4, batch=1, seed=0, frames=[np.full((40, 50, 3), 7, np.uint8)])
+    examples = small_model().example_inputs(
+        "step", steps=4, batch=1, seed=0, frames=[np.full((40, 50, 3), 7, np.uint8)]
+    )
     assert [float(inputs["frame"].std()) == 0.0 for inputs in examples] == [False, False, True, True]
-    assert model().export(tmp_path / "m.onnx", frames=clip).check["steps"] == 16
+    assert small_model().export(tmp_path / "m.onnx", frames=clip).check["steps"] == 16

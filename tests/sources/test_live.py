@@ -149,6 +149,7 @@ def check_lag(read: Generator[tuple[float, float]], *, seconds: float, pause_s: 
         assert median(lag) < 0.3  # a queue would be seconds behind by now
 
 
+@pytest.mark.alone
 def test_a_slow_consumer_stays_close_behind_and_what_it_missed_is_counted() -> None:
     camera = Camera(fps=30)
     frames = []
@@ -173,6 +174,7 @@ def test_a_slow_consumer_stays_close_behind_and_what_it_missed_is_counted() -> N
 LAG_S = float(os.environ.get("EFFVISION_LAG_S", "45"))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 4 * LAG_S)
 def test_slow_consumers_of_network_streams_do_not_fall_behind() -> None:

@@ -197,6 +197,7 @@ def test_of_a_live_source_a_slow_loop_gets_the_newest_frame_and_the_rest_is_coun
             assert frame.index == numbers[-1] and frame.dropped == len(numbers) - 1
 
 
+@pytest.mark.alone
 def test_a_real_camera_is_not_seen_late_by_a_slow_loop() -> None:
     with LiveSource(0, opener=Camera()) as source, Together([source]) as together:
         ages, seen, dropped = [], 0, 0
@@ -209,6 +210,7 @@ def test_a_real_camera_is_not_seen_late_by_a_slow_loop() -> None:
     assert seen + dropped == frame.index + 1
 
 
+@pytest.mark.alone
 def test_a_camera_that_stalls_lets_others_go_on_and_its_frames_come_when_it_is_back() -> None:
     stalled, steady = Camera(), Camera(fps=50)
     with Together([LiveSource(0, opener=stalled), LiveSource(1, opener=steady)]) as together:
@@ -292,6 +294,7 @@ def test_a_video_that_is_cut_short_is_told_with_all_its_frames_given(tmp_path: P
 # -- the end -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("of the loop")], ids=["Ctrl-C", "an error"])
 def test_an_exception_in_the_loop_stops_all_threads_at_once(tmp_path: Path, error: BaseException) -> None:
     before = set(threading.enumerate())
@@ -378,6 +381,7 @@ def test_an_iterable_that_never_gives_a_frame_does_not_keep_close_waiting_for_ev
     thaw.set()
 
 
+@pytest.mark.alone
 def test_cameras_that_hang_are_left_behind_side_by_side() -> None:
     cameras = [Camera() for _ in range(4)]
     sources = [LiveSource(number, opener=camera) for number, camera in enumerate(cameras)]
