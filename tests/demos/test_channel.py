@@ -20,8 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
 from effvision import TSM
-from effvision.demos.channel import decode_frame, encode_frame, jpeg_size
 from effvision.demos.gestures import mirrored
+from effvision.demos.pictures import decode_frame, encode_frame, jpeg_size
 from effvision.errors import InputError
 from effvision.models.tsm.clips import render_segments
 from effvision.sources import VideoWriter

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from effvision import TSM
-from effvision.demos.channel import Limits, Models, Visitor
+from effvision.demos.channel import Limits, Models
+from effvision.demos.gestures import GestureVisitor
 from effvision.demos.server import remove_old
 from effvision.models.tsm.clips import render_segments
 from effvision.sources import VideoWriter
@@ -113,7 +114,7 @@ def run(
 
     async def both() -> list[Any]:
         socket = FakeSocket(deaf=deaf)
-        visitor = Visitor(
+        visitor = GestureVisitor(
             socket,
             models=OneModel(model),
             hello={},

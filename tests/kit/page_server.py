@@ -19,6 +19,7 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 CARD = "tsm-mobilenetv2-motion"
+TRACKER = "patchnet-synthetic"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Page:
         return self.folder.parent / f"{self.folder.name}.log"
 
     def files(self) -> list[Path]:
-        """All temporary files but the sample, which is drawn at some time after the start."""
-        return [path for path in self.folder.rglob("*") if path.is_file() and CARD not in path.name]
+        """All temporary files but the samples, which are drawn at some time after the start."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path for path in files if CARD not in path.name and TRACKER not in path.name]
 
     def talk(self, tab: str = "gestures", **options: Any) -> ClientConnection:
         address = self.url.replace("http", "ws", 1) + f"effvision/live/{tab}"
@@ -83,7 +85,7 @@ def served(folder: Path, program: list[str]) -> Iterator[Page]:
 
 def frame_message(image: np.ndarray, seconds: float, number: int) -> bytes:
     """What the page sends for one RGB picture."""
-    from effvision.demos.channel import encode_frame
+    from effvision.demos.pictures import encode_frame
 
     return struct.pack("<dI", seconds, number) + encode_frame(image, width=4096)
 
