@@ -88,6 +88,7 @@ class TrackVisitor(Visitor):
         self._own: OwnDetector | None = None
         self._first: list[Any] = []  # boxes for the first frame of the file that is opened
         self._wanted: dict[str, list[Any]] = {}  # boxes and numbers to take up in the next frame
+        self._drawn: tuple[Mapping[str, Any], dict[int, list[float]]] = ({}, {})  # a frame, and the boxes drawn in it
         self._stale = False  # the frame that is shown has to be answered again
         self._asked = asyncio.Event()  # something was said while a file stands still
 
@@ -123,18 +124,32 @@ class TrackVisitor(Visitor):
     def _answer(self, image: np.ndarray, **given: Any) -> dict[str, Any]:
         wanted, self._wanted = self._wanted, {}
         session, refused = self._session, ""
+        drawn = self._drawn[1] if self._drawn[0] == given else {}  # the same frame again
         began = time.perf_counter()
         try:
-            result = session.update(image, **given, **wanted)
+            started = self._started(wanted, drawn)
+            result = session.update(image, **given, **started)
         except InputError as error:  # the session is unchanged
             if not wanted:
                 raise
-            refused = str(error)
-            result = session.update(image, **given)
+            started, refused = self._started({}, drawn), str(error)
+            result = session.update(image, **given, **started)
         said = told(cast(Tracks, result), image, (time.perf_counter() - began) * 1e3)
+        new = len(started.get("boxes", ()))  # they come last
+        self._drawn = (given, {one["id"]: one["box"] for one in said["objects"][len(result) - new :]})
         if isinstance(session, Accelerated):
             said["share"] = session.share.to_dict()
         return {**said, **({"refused": refused} if refused else {})}
+
+    def _started(self, wanted: Mapping[str, list[Any]], drawn: Mapping[int, list[float]]) -> dict[str, Any]:
+        """Return what a session is given: boxes drawn in this frame before stay where they were drawn."""
+        more = dict(wanted)
+        kept = {one: box for one, box in drawn.items() if one not in more.get("remove", ())}
+        if kept:
+            new, free = more.get("boxes", []), self._session.memory.next_id
+            more["boxes"] = [*kept.values(), *new]
+            more["ids"] = [*kept, *range(free, free + len(new))]
+        return more
 
     async def _rest(self, frame: Frame, turn: int | None, shown: bool) -> float:
         """Stand still while it is wished; boxes are taken up in this very frame, also while the clip runs."""
@@ -157,6 +172,7 @@ class TrackVisitor(Visitor):
         await super()._restart(reason)
         async with self._busy:
             self._wanted = {"boxes": self._first} if reason == "source" and self._first else {}
+            self._drawn = ({}, {})
             if isinstance(self._session, Accelerated):
                 self._session.share = Share()
         self._stale = True
@@ -181,7 +197,7 @@ class TrackVisitor(Visitor):
         elif what == "runtime":
             model = await asyncio.to_thread(self._models.get, asked.get("name", ""))
             async with self._busy:
-                self._model, self._runtime, self._wanted = model, asked["name"], {}
+                self._model, self._runtime, self._wanted, self._drawn = model, asked["name"], {}, ({}, {})
                 self._session = self._fresh(self._settings)
             self._stale = True
             await self._tell("state", runtime=self._runtime)
@@ -220,7 +236,7 @@ class TrackVisitor(Visitor):
             if isinstance(session, Accelerated) and isinstance(before, Accelerated) and same:
                 session.session = before.session
             self._session, self._settings, self._own = session, new, own or self._own
-            self._colour.wait_ms, self._wanted = wait_ms, {}
+            self._colour.wait_ms, self._wanted, self._drawn = wait_ms, {}, ({}, {})
         self._stale = True
         await self._tell("state", settings=new)
 
