@@ -117,6 +117,8 @@ class OwnDetector:
             raise DetectorError(
                 f"this detector takes more than {self._limit_s:g} s {what} here\nhint: a smaller one, or a smaller input"
             )
+        if failures and isinstance(failures[0], MemoryError):
+            raise DetectorError(f"this detector takes more memory {what} than there is here") from failures[0]
         if failures:
             raise failures[0]
         return answers[0]

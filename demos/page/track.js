@@ -298,6 +298,8 @@ function refresh() {  // everything that follows from what is known
   if (hint && part("hint").textContent !== hint) part("hint").textContent = hint;
   part("title").textContent = objects.length ? `${objects.length} object${objects.length > 1 ? "s" : ""}${lost ? `, ${lost} lost` : ""}` : "Nothing followed yet";
   part("count").textContent = last ? `${objects.length}${lost ? ` (${lost} lost)` : ""}` : "\u2013";
+  part("steps").hidden = !hand || objects.length > 0;
+  part("clear").hidden = !hand;
   part("key").hidden = hand || performance.now() - keyAt > KEY_MS;
   listObjects(objects, hand);
   paint();
@@ -352,9 +354,10 @@ function paint() {
   ink.clearRect(0, 0, over.clientWidth, over.clientHeight);
   if (!source) return;
   const at = view(), hand = settings?.by !== "detector";
-  for (const one of last?.objects ?? []) {
-    outline(ink, onStage(one.box, at), one.lost ? GREY : one.colour, one.lost);
-    label(ink, onStage(one.box, at), one);
+  const objects = last?.objects ?? [], taken = [];
+  for (const one of objects) outline(ink, onStage(one.box, at), one.lost ? GREY : one.colour, one.lost);
+  for (const one of objects) {
+    label(ink, onStage(one.box, at), one, taken);
     if (hand && !atEnd) paintCross(ink, cross(one.box, at));
   }
   if (drag) outline(ink, onStage(corners(drag), at), "#fff", false);
@@ -370,14 +373,16 @@ function outline(ink, [x1, y1, x2, y2], colour, dashed) {
   ink.setLineDash([]);
 }
 
-function label(ink, [x1, y1, , y2], one) {
+function label(ink, [x1, y1, , y2], one, taken) {  // above its box, or where it hides no other label
   const text = `${one.id} ${one.label ?? ""}`.trim() + ` ${one.score.toFixed(2)}` + (one.lost ? " LOST" : ""), high = 20;
   ink.font = "600 13px system-ui, sans-serif";
   ink.textBaseline = "middle";
   const long = ink.measureText(text).width + 12 + (one.lost ? 5 : 0);
   const left = Math.max(0, Math.min(x1 - 1.5, over.clientWidth - long));
-  let top = y1 - high - 2;
-  if (top < 0) top = Math.min(y2 + 2, over.clientHeight - high);
+  const tops = [y1 - high - 2, y2 + 2, y1 + 2].filter((one) => one >= 0 && one + high <= over.clientHeight);
+  const free = (top) => !taken.some((other) => left < other.right && other.left < left + long && Math.abs(top - other.top) < high);
+  const top = tops.find(free) ?? tops[0] ?? Math.max(0, Math.min(y1, over.clientHeight - high));
+  taken.push({ left, right: left + long, top });
   ink.fillStyle = one.lost ? "#3a3e46" : one.colour;
   ink.fillRect(left, top, long, high);
   if (one.lost) { ink.fillStyle = one.colour; ink.fillRect(left, top, 5, high); }
@@ -589,7 +594,12 @@ part("by-hand").onclick = () => chooseBy("hand");
 part("by-detector").onclick = () => chooseBy("detector");
 part("detector").onchange = () => change({ detector: part("detector").value });
 part("onnx").onchange = openDetector;
-part("runtime").onchange = () => { line.tell({ do: "runtime", name: part("runtime").value }); say("Loading the model ...", true); if (source === "file") playFile(reopen); else if (source) again(); };
+part("runtime").onchange = () => {
+  line.wake();
+  line.tell({ do: "runtime", name: part("runtime").value });
+  if (source === "file") playFile(reopen); else if (source) again();
+  say("Loading the model ...", true);
+};
 let slid = null;
 for (const name of ["every", "confidence", "wait_ms"]) part(name).oninput = () => {
   sliderTexts();

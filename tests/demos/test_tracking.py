@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import struct
@@ -13,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_socket import FakeSocket
 from websockets.sync.client import ClientConnection
 
 from detector_files import finds_square
 from effvision import PatchNet
 from effvision.demos import detecting
+from effvision.demos.channel import Limits, Models
 from effvision.demos.detecting import ColourDetector, OwnDetector
 from effvision.demos.pictures import decode_frame, encode_frame
-from effvision.demos.tracking import DEFAULTS
+from effvision.demos.tracking import DEFAULTS, TrackVisitor
 from effvision.detections import Detections
 from effvision.errors import DetectorError, InputError
 from effvision.host.boxes import box_iou
@@ -100,7 +103,7 @@ def test_boxes_drawn_on_the_first_frame_are_followed_at_the_clips_own_pace(talk:
     talk.tell("go")
     began = time.monotonic()
     truth = dict(enumerate(box for _, box in render(60)))
-    while (answer := talk.frame())["id"] < 30:
+    while (answer := talk.frame())["id"] < 20:
         overlap = box_iou(boxes(answer), truth[answer["id"]]).diagonal()
         assert overlap[0] > 0.4, (answer["id"], overlap)
     assert time.monotonic() - began >= answer["at_s"] - 0.35, "not faster than it was made"
@@ -213,22 +216,37 @@ def test_commands_that_make_no_sense_are_refused_and_change_nothing(talk: Talk, 
     assert ids(talk.camera(sky[2], 2)) == [1]
 
 
-def test_a_clip_that_stands_still_does_not_keep_a_place(small_page: Page) -> None:
-    assert small_page.visitors(0, tab=TAB) == 0
-    with small_page.talk(TAB) as socket:
-        talk = Talk(socket)
-        talk.tell("play", sample="generated", hold=True)
-        talk.frame()
-        error = read(socket, "error")
-        assert error["ended"] and "place" in error["text"]
-    assert small_page.visitors(0, tab=TAB) == 0
+def test_a_clip_that_stands_still_does_not_keep_a_place(tmp_path: Path) -> None:
+    clip = PatchNet.write_sample(tmp_path / "clip.mp4", card=TRACKER)
+
+    async def watch(hold: bool) -> FakeSocket:
+        socket = FakeSocket()
+        visitor = TrackVisitor(
+            socket,
+            models=Models(TRACKER, ("onnx",)),
+            hello={},
+            uploads=tmp_path,
+            samples={"clip": lambda: clip},
+            limits=Limits(idle_s=0.4, file_s=1.0),
+            workers=asyncio.to_thread,
+        )
+        running = asyncio.create_task(visitor.run())
+        await socket.wait_for("hello")
+        socket.say({"do": "play", "sample": "clip", "hold": hold})
+        await asyncio.wait_for(running, 60)
+        return socket
+
+    for hold in (True, False):
+        heard = asyncio.run(watch(hold)).heard
+        assert heard[-1]["kind"] == "error" and "place" in heard[-1]["text"]
+        assert (hold, not hold) == (heard[-2]["kind"] == "frame", heard[-2].get("ended", False)), "one plays to its end"
 
 
 # --- a detector on key frames ---------------------------------------------------------------------------------------------
 
 
 def test_the_share_of_the_detector_follows_the_settings_and_numbers_stay(talk: Talk) -> None:
-    talk.tell("settings", by="detector", every=10, wait_ms=30)
+    talk.tell("settings", by="detector", every=10, wait_ms=250)
     assert read(talk.socket, "state")["settings"]["every"] == 10
     talk.tell("play", sample="generated", turn=1)
     answers = talk.frames(25)
@@ -236,10 +254,10 @@ def test_the_share_of_the_detector_follows_the_settings_and_numbers_stay(talk: T
     assert keys == [0, 10, 20] and ids(answers[0]) == [1, 2, 3] == ids(answers[20])
     assert {one["label"] for one in answers[0]["objects"]} == {"patch"}
     assert answers[-1]["share"]["keys"] == 3 and answers[-1]["share"]["of_frames"] == pytest.approx(3 / 25, abs=1e-3)
-    assert all((answer["detector_ms"] >= 30) == answer["key"] for answer in answers)
+    assert all((answer["detector_ms"] >= 250) == answer["key"] for answer in answers)
     assert answers[-1]["share"]["speedup"] > 1
     # a new setting is seen at once, in the same numbers
-    talk.tell("settings", every=2)
+    talk.tell("settings", every=2, wait_ms=30)
     wait_until(lambda: talk.frame() and talk.said)
     answers = talk.frames(8)
     assert answers[-1]["share"]["frames"] < 12 and answers[-1]["share"]["of_frames"] == pytest.approx(0.5, abs=0.1)
