@@ -300,10 +300,12 @@ function refresh() {  // everything that follows from what is known
   part("count").textContent = last ? `${objects.length}${lost ? ` (${lost} lost)` : ""}` : "\u2013";
   part("steps").hidden = !hand || objects.length > 0;
   part("clear").hidden = !hand;
-  part("key").hidden = hand || performance.now() - keyAt > KEY_MS;
+  showKey();
   listObjects(objects, hand);
   paint();
 }
+
+const showKey = () => { part("key").hidden = settings?.by !== "detector" || !(still ? last?.key : performance.now() - keyAt < KEY_MS); };
 
 function listObjects(objects, hand) {
   const there = new Set(objects.map((one) => one.id));
@@ -551,7 +553,7 @@ function drawChart() {
 const timer = setInterval(() => {
   if (!element.isConnected) return leave();
   const now = performance.now();
-  if (!part("key").hidden && now - keyAt > KEY_MS) part("key").hidden = true;
+  showKey();
   if (settings?.by === "detector") drawChart();
   if (!source || !last) return;
   if (!still) shownAt = shownAt.filter((at) => at > now - 2000);
