@@ -5,7 +5,7 @@ that a slow machine drops frames instead of falling behind. A file lives here: i
 each of its frames goes to the page with its answer. No frame is ever written to disk.
 
 To the server:  bytes  float64 seconds, uint32 number, JPEG        (little endian)
-                text   {"do": "reset" | "play" | "stop" | "seen" | "runtime", ...}
+                text   {"do": "reset" | "play" | "stop" | "seen" | what the tab adds, ...}
 To the page:    text   {"kind": "hello" | "answer" | "state" | "error", ...}
                 bytes  uint32 length, answer as JSON of that length, JPEG
 
@@ -25,24 +25,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from effvision._optional import import_cv2
+from effvision.demos.pictures import decode_frame, encode_frame
 from effvision.errors import EffvisionError, InputError
 from effvision.loading import RuntimeName
 from effvision.predictor import Predictor
-from effvision.results import Classification
-from effvision.session import Session
 from effvision.sources import Frame, open_source
 from effvision.sources.sniff import looks_like_image
 
-__all__ = ["BROKEN", "Gone", "Limits", "Models", "Visitor", "Visitors", "decode_frame", "jpeg_size"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["BROKEN", "Gone", "Limits", "Models", "Visitor"]
 
 _HEADER = struct.Struct("<dI")
 _UNSEEN = 2
 _SHOWN_WIDTH = 640
+_LATE_S = 0.25  # what a clip may make up for by playing faster
 BROKEN = "The server failed, which is its fault, not yours; what happened is written where it was started."
 _log = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ class Limits:
         labelling_s: Seconds of work on one cloud, while the others wait.
         shown_points: Of a cloud, in the browser; the rest is labelled and downloaded all the same.
         kept_s: Silence after which a labelled cloud is deleted.
+        objects: That are followed at once.
+        detector_s: Seconds that a visitor's own detector may take to open, and for each frame.
     """
 
     visitors: int = 16
@@ -82,6 +84,8 @@ class Limits:
     labelling_s: float = 600.0
     shown_points: int = 500_000
     kept_s: float = 1800.0
+    objects: int = 24
+    detector_s: float = 10.0
 
 
 class Models:
@@ -120,29 +124,11 @@ class Models:
             return self._loaded[runtime]
 
 
-class Visitors:
-    """Who is connected now."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.now: set[Visitor] = set()
-        self.seen = 0
-
-    def enter(self, visitor: Visitor) -> bool:
-        """Let somebody in if there is room."""
-        if len(self.now) >= self.limits.visitors:
-            return False
-        self.now.add(visitor)
-        self.seen += 1
-        return True
-
-    def held(self) -> set[Path]:
-        """Uploaded files that somebody plays."""
-        return {path for visitor in tuple(self.now) for path in tuple(visitor.files)}
-
-
 class Visitor:
     """One connection: a session of its own, the file it plays, and the answers on their way.
+
+    A tab's own kind of visitor says how its session begins (`_begin`), what is told of a frame (`_answer`) and what else may be
+    asked for (`_other`).
 
     Args:
         socket: A Starlette WebSocket that was accepted.
@@ -171,10 +157,11 @@ class Visitor:
         self._socket, self._models, self._hello = socket, models, hello
         self._uploads, self._samples, self._limits, self._in_thread = uploads, samples, limits, workers
         self._runtime = models.runtimes[0]
-        self._session: Session | None = None
+        self._session: Any = None
         self._playing: asyncio.Task[None] | None = None
         self.files: set[Path] = set()
         self._unseen = 0
+        self._held = False  # the file stands still
         self._busy = asyncio.Lock()  # a session is one stream: one update at a time
 
     async def run(self) -> None:
@@ -191,13 +178,13 @@ class Visitor:
         try:
             # what only waits or loads is not run by `workers`: it must not stop the others' frames
             model: Any = await asyncio.to_thread(self._models.get, self._runtime)
-            self._session = model.session()
-            await self._tell("hello", **self._hello, runtime=self._runtime, labels=list(model.labels), rate=model.fps)
+            told = self._begin(model)
+            await self._tell("hello", **self._hello, **told, runtime=self._runtime)
             while True:
                 try:
                     message = await asyncio.wait_for(self._socket.receive(), self._limits.idle_s)
                 except asyncio.TimeoutError:
-                    if self._playing is not None:
+                    if self._playing is not None and not self._held:
                         continue  # somebody watches
                     raise
                 if message["type"] == "websocket.disconnect":
@@ -220,6 +207,24 @@ class Visitor:
             _log.exception("a visitor's connection failed")
             await self._tell("error", text=BROKEN, ended=True)
 
+    # -- what a tab fills in ---------------------------------------------------------------------------------------------------
+
+    def _begin(self, model: Any) -> dict[str, Any]:
+        """Begin a session in `self._session`; return what the page is told of the model."""
+        raise NotImplementedError
+
+    def _answer(self, image: np.ndarray, **given: Any) -> dict[str, Any]:
+        """Take a frame and return what the page is told of it, as plain data; run in a thread."""
+        raise NotImplementedError
+
+    async def _other(self, what: object, asked: Mapping[str, Any]) -> None:
+        """Do what only this tab's page asks for."""
+        raise InputError(f"unknown command {str(what)[:40]!r}")
+
+    async def _rest(self, frame: Frame, turn: int | None, shown: bool) -> float:
+        """Stand still at this frame of a file if that is wished; return the seconds it took."""
+        return 0.0
+
     # -- a camera's frames -----------------------------------------------------------------------------------------------------
 
     async def _frame(self, message: bytes) -> None:
@@ -241,9 +246,7 @@ class Visitor:
         started = time.perf_counter()
         image = decode_frame(jpeg, max_pixels=self._limits.pixels)
         decoded_ms = (time.perf_counter() - started) * 1e3
-        assert self._session is not None
-        result = self._session.update(image, timestamp=taken_s, source="camera")
-        return {**_plain(result), "decode_ms": round(decoded_ms, 2)}
+        return {**self._answer(image, timestamp=taken_s, source="camera"), "decode_ms": round(decoded_ms, 2)}
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 
@@ -256,24 +259,14 @@ class Visitor:
         if what == "seen":
             self._unseen = max(0, self._unseen - 1)
         elif what == "reset":
-            async with self._busy:
-                if self._session is not None:
-                    self._session.reset()
+            await self._restart("reset")
         elif what == "stop":
             await self._stop()
-        elif what == "runtime":
-            model = await asyncio.to_thread(self._models.get, asked.get("name"))
-            # without smoothing and threshold: what each frame says by itself
-            session = model.session(smoothing=None) if asked.get("quick") is True else model.session()
-            session.reset("settings")
-            async with self._busy:
-                self._session, self._runtime = session, asked["name"]
-            await self._tell("state", runtime=self._runtime)
         elif what == "play":
             await self._stop()
             self._playing = asyncio.create_task(self._play(asked))
         else:
-            raise InputError(f"unknown command {str(what)[:40]!r}")
+            await self._other(what, asked)
 
     async def _file(self, asked: Mapping[str, Any]) -> Path:
         if (name := asked.get("sample")) is not None:
@@ -281,6 +274,14 @@ class Visitor:
                 raise InputError(f"there is no sample {str(name)[:40]!r}; there are: {', '.join(self._samples)}")
             self._forget_files()
             return Path(await asyncio.to_thread(self._samples[name]))
+        path = self._uploaded(asked)
+        self._forget_files(but=path)
+        self.files.add(path)
+        if looks_like_image(path):  # also keeps a picture of a few kilobytes from filling the memory
+            raise InputError(f"{path.name} is a picture, which shows no motion; open a video")
+        return path
+
+    def _uploaded(self, asked: Mapping[str, Any]) -> Path:
         try:
             path = Path(os.path.realpath(str(asked.get("path", ""))))
             here = path.is_relative_to(os.path.realpath(self._uploads)) and path.is_file()
@@ -288,10 +289,6 @@ class Visitor:
             here = False
         if not here:
             raise InputError("only a file that was uploaded here can be played")
-        self._forget_files(but=path)
-        self.files.add(path)
-        if looks_like_image(path):  # also keeps a picture of a few kilobytes from filling the memory
-            raise InputError(f"{path.name} is a picture, which shows no motion; open a video")
         return path
 
     # -- a file's frames -------------------------------------------------------------------------------------------------------
@@ -319,9 +316,7 @@ class Visitor:
 
     async def _send_file(self, path: Path, turn: int | None) -> None:
         """Send every frame at its own time with its answer; a page that is slow to show them skips some."""
-        async with self._busy:
-            if self._session is not None:
-                self._session.reset("source")
+        await self._restart("source")
         self._unseen = 0
         with await self._work(open_source, path) as source:
             frames = iter(source)
@@ -331,22 +326,31 @@ class Visitor:
                     note = f"only the first {self._limits.file_s:g} seconds are played"
                     return await self._tell("state", note=note, turn=turn)
                 begun = begun if begun is not None else time.monotonic() - frame.timestamp
+                begun = max(begun, time.monotonic() - frame.timestamp - _LATE_S)
                 await asyncio.sleep(max(0.0, begun + frame.timestamp - time.monotonic()))
-                show = self._unseen < _UNSEEN
-                async with self._busy:
-                    packed = await self._work(self._answer_frame, frame, show, turn)
-                if packed is not None:
-                    self._unseen += 1
-                    await self._send(packed)
+                shown = await self._show(frame, turn, seen=self._unseen < _UNSEEN)
+                begun += await self._rest(frame, turn, shown)
 
-    def _answer_frame(self, frame: Frame, show: bool, turn: int | None) -> bytes | None:
-        assert self._session is not None
-        result = self._session.update(frame.image, timestamp=frame.timestamp, source=frame.source)
-        if not show:
+    async def _show(self, frame: Frame, turn: int | None, *, seen: bool = True) -> bool:
+        """Answer a frame of a file, and send it unless the page has too many already."""
+        async with self._busy:
+            packed = await self._work(self._answer_frame, frame, seen, turn)
+        if packed is not None:
+            self._unseen += 1
+            await self._send(packed)
+        return packed is not None
+
+    def _answer_frame(self, frame: Frame, seen: bool, turn: int | None) -> bytes | None:
+        said = self._answer(frame.image, timestamp=frame.timestamp, source=frame.source)
+        if not seen:
             return None
-        said = {"kind": "answer", "id": frame.index, "turn": turn, **_plain(result), "at_s": frame.timestamp}
-        answer = json.dumps(said).encode()
+        told = {"kind": "answer", "id": frame.index, "turn": turn, **said, "at_s": frame.timestamp}
+        answer = json.dumps(told).encode()
         return struct.pack("<I", len(answer)) + answer + encode_frame(frame.image, width=_SHOWN_WIDTH)
+
+    async def _restart(self, reason: str) -> None:
+        async with self._busy:
+            self._session.reset(reason)
 
     async def _stop(self) -> None:
         task, self._playing = self._playing, None
@@ -383,70 +387,11 @@ class Visitor:
 
     def _forget_files(self, *, but: Path | None = None) -> None:
         for path in self.files - {but}:
-            _remove(path)
-            self.files.discard(path)
+            self._forget(path)
 
-
-def decode_frame(jpeg: bytes, *, max_pixels: int) -> np.ndarray:
-    """Decode a JPEG picture to (H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: it is no JPEG, has more pixels than that (refused before memory is taken), or is damaged.
-    """
-    width, height = jpeg_size(jpeg)
-    if width * height > max_pixels:
-        raise InputError(f"a frame of {width}x{height} is too large here; the limit is {max_pixels:,} pixels")
-    cv2 = import_cv2()
-    bgr = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise InputError(f"the frame is a damaged JPEG picture ({len(jpeg)} bytes)")
-    rgb: np.ndarray = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-    return rgb
-
-
-def encode_frame(image: np.ndarray, *, width: int) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as JPEG, made smaller so that it is no wider than `width` pixels."""
-    cv2 = import_cv2()
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    if bgr.shape[1] > width:
-        height = max(1, round(bgr.shape[0] * width / bgr.shape[1]))
-        bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return bytes(data)
-
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) in pixels from a JPEG's own header, without decoding it.
-
-    Raises:
-        InputError: it is no JPEG, or its header is damaged.
-    """
-    if data[:2] != b"\xff\xd8":
-        raise InputError(f"a frame must be a JPEG picture; got {data[:8]!r}")
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marker != 0xFF else 1
-    raise InputError(f"the frame is a damaged JPEG picture ({len(data)} bytes): its size is missing")
-
-
-def _plain(result: Any) -> dict[str, Any]:
-    assert isinstance(result, Classification)
-    return {
-        "chosen": result.chosen,
-        "scores": [round(float(score), 4) for score in result.scores],
-        "settled": result.settled,
-        "fresh": result.fresh,
-        "reset": result.reset_reason,
-        "timing": result.timing.to_dict(),
-    }
-
-
-def _remove(path: Path) -> None:
-    """Remove an uploaded file and the folder Gradio made for it."""
-    with contextlib.suppress(OSError):
-        path.unlink()
-        path.parent.rmdir()
+    def _forget(self, path: Path) -> None:
+        """Remove an uploaded file and the folder Gradio made for it."""
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()
+        self.files.discard(path)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import os
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from effvision.cards import Card, predictor_class
-from effvision.demos.channel import Limits, Models, Visitor, Visitors
-from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file, same_origin
+from effvision.cards import Card
+from effvision.demos.channel import Limits, Models, Visitor
+from effvision.demos.places import Visitors, Workers, live_route
+from effvision.demos.tabs import RUNTIME_TITLES, Clip, about_card, drawn_clip, page_file
 from effvision.errors import EffvisionError, StreamingError
+from effvision.results import Classification
 
-__all__ = ["DEFAULT", "FAMILY", "NAME", "TITLE", "Clip", "GesturesTab", "check", "hello", "mirrored", "samples"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "DEFAULT",
+    "FAMILY",
+    "NAME",
+    "TITLE",
+    "GestureVisitor",
+    "GesturesTab",
+    "check",
+    "hello",
+    "mirrored",
+    "samples",
+]
 
 NAME = "gestures"
 TITLE = "Gestures"
@@ -65,14 +79,6 @@ def _exchange(label: str) -> str:
     return _WORDS.sub(lambda word: _OTHER_SIDE[word[0].lower()], label)
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A clip that can be played without a camera: what it is called, and what returns its file, made when first asked for."""
-
-    title: str
-    path: Callable[[], Path]
-
-
 def hello(card: Card, runtimes: Sequence[str], clips: Mapping[str, Clip], limits: Limits) -> dict[str, Any]:
     """Return what the page is told first: names, choices and limits."""
     return {
@@ -87,16 +93,7 @@ def hello(card: Card, runtimes: Sequence[str], clips: Mapping[str, Clip], limits
 
 def samples(card: Card, folder: Path) -> dict[str, Clip]:
     """Return the clips that can be played without a camera, by name: one drawn here, and one that comes with Gradio."""
-    drawing = threading.Lock()
-
-    def drawn() -> Path:
-        path = folder / f"{card.name}.mp4"
-        with drawing:
-            if not path.is_file():
-                predictor_class(card.family).write_sample(path, card=card.name)
-        return path
-
-    clips = {"generated": Clip("every motion, drawn", drawn)}
+    clips = {"generated": drawn_clip("every motion, drawn", card, folder)}
     if (earth := _gradio_clip("world.mp4")) is not None:
         clips["earth"] = Clip("the Earth turns, filmed", lambda: earth)
     return clips
@@ -107,6 +104,37 @@ def _gradio_clip(name: str) -> Path | None:
 
     path = Path(gradio.__file__).parent / "media_assets" / "videos" / name
     return path if path.is_file() else None
+
+
+class GestureVisitor(Visitor):
+    """One connection: frames in, the motion they show out."""
+
+    def _begin(self, model: Any) -> dict[str, Any]:
+        self._session = model.session()
+        return {"labels": list(model.labels), "rate": model.fps}
+
+    def _answer(self, image: np.ndarray, **given: Any) -> dict[str, Any]:
+        result = self._session.update(image, **given)
+        assert isinstance(result, Classification)
+        return {
+            "chosen": result.chosen,
+            "scores": [round(float(score), 4) for score in result.scores],
+            "settled": result.settled,
+            "fresh": result.fresh,
+            "reset": result.reset_reason,
+            "timing": result.timing.to_dict(),
+        }
+
+    async def _other(self, what: object, asked: Mapping[str, Any]) -> None:
+        if what != "runtime":
+            return await super()._other(what, asked)
+        model = await asyncio.to_thread(self._models.get, asked.get("name", ""))
+        # without smoothing and threshold: what each frame says by itself
+        session = model.session(smoothing=None) if asked.get("quick") is True else model.session()
+        session.reset("settings")
+        async with self._busy:
+            self._session, self._runtime = session, asked["name"]
+        await self._tell("state", runtime=self._runtime)
 
 
 class GesturesTab:
@@ -156,7 +184,7 @@ class GesturesTab:
         gr.HTML(
             html_template=page_file("live.html"),
             css_template=page_file("live.css"),
-            js_on_load=page_file("live.js"),
+            js_on_load=page_file("shared.js") + page_file("live.js"),
             elem_id=NAME,
             padding=False,
         )
@@ -164,39 +192,20 @@ class GesturesTab:
 
     def routes(self) -> list[Any]:
         """Return the tab's WebSocket."""
-        from anyio import CapacityLimiter, to_thread
-        from starlette.routing import WebSocketRoute
+        greeting = hello(self.card, self.models.runtimes, self._clips, self.visitors.limits)
 
-        visitors = self.visitors
-        greeting = hello(self.card, self.models.runtimes, self._clips, visitors.limits)
-        limiter: list[CapacityLimiter] = []  # belongs to the event loop, so it is made inside it
-
-        async def live(socket: Any) -> None:
-            if not same_origin(socket):
-                await socket.close(1008)
-                return
-            await socket.accept()
-            limiter[:] = limiter or [CapacityLimiter(max(2, os.cpu_count() or 1))]
-            visitor = Visitor(
+        def make(socket: Any, workers: Workers) -> GestureVisitor:
+            return GestureVisitor(
                 socket,
                 models=self.models,
                 hello=greeting,
                 uploads=self._uploads,
                 samples={name: clip.path for name, clip in self._clips.items()},
-                limits=visitors.limits,
-                workers=partial(to_thread.run_sync, limiter=limiter[0]),
+                limits=self.visitors.limits,
+                workers=workers,
             )
-            if not visitors.enter(visitor):
-                full = f"All {visitors.limits.visitors} places are taken; try again in a minute."
-                await socket.send_json({"kind": "error", "text": full, "ended": True})
-                await socket.close(1013)
-                return
-            try:
-                await visitor.run()
-            finally:
-                visitors.now.discard(visitor)
 
-        return [WebSocketRoute(f"/effvision/live/{NAME}", live)]
+        return [live_route(NAME, self.visitors, make)]
 
 
 def _about(card: Card) -> str:

@@ -31,7 +31,8 @@ from typing import Any, BinaryIO
 from effvision.cards import Card, default_card, get_card, list_cards, predictor_class
 from effvision.demos.channel import BROKEN, Gone, Limits, Models
 from effvision.demos.labelling import Job, Stopped, check_name
-from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file, same_origin
+from effvision.demos.places import Visitors, Workers, live_route
+from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file
 from effvision.errors import EffvisionError, InputError
 from effvision.models.pvcnn.inputs import parse_input
 from effvision.sources.clouds import CLOUD_SUFFIXES
@@ -147,6 +148,7 @@ class CloudVisitor:
         self._sending: _Asked | None = None
         self._working: asyncio.Task[None] | None = None
         self._token = ""
+        self.files: set[Path] = set()  # its file does not come through Gradio
 
     async def run(self) -> None:
         """Talk to the page until it leaves or falls silent for long."""
@@ -346,7 +348,7 @@ class PointsTab:
         # all threads: a labelling is short, and only one runs at a time
         self._models = {one.name: Models(one.name, runtimes, threads=None) for one in cards(card)}
         self._results: dict[str, tuple[Path, str]] = {}
-        self._inside = 0
+        self.visitors = Visitors(limits)
 
     def load(self) -> None:
         """Load the chosen model.
@@ -375,23 +377,15 @@ class PointsTab:
     def routes(self) -> list[Any]:
         """Return the tab's WebSocket, and the address of a labelled cloud."""
         from starlette.responses import FileResponse, PlainTextResponse
-        from starlette.routing import Route, WebSocketRoute
+        from starlette.routing import Route
 
         greeting = hello(self._card, self._runtimes, self._limits)
         desk: list[Desk] = []  # belongs to the event loop, so it is made inside it
 
-        async def live(socket: Any) -> None:
-            if not same_origin(socket):
-                await socket.close(1008)
-                return
-            await socket.accept()
-            if self._inside >= self._limits.visitors:
-                await socket.send_json({"kind": "error", "text": "All places are taken; try again in a minute."})
-                await socket.close(1013)
-                return
+        def make(socket: Any, workers: Workers) -> CloudVisitor:
             desk[:] = desk or [Desk()]
             self._folder.mkdir(parents=True, exist_ok=True)
-            visitor = CloudVisitor(
+            return CloudVisitor(
                 socket,
                 models=self._models,
                 desk=desk[0],
@@ -400,11 +394,6 @@ class PointsTab:
                 results=self._results,
                 limits=self._limits,
             )
-            self._inside += 1
-            try:
-                await visitor.run()
-            finally:
-                self._inside -= 1
 
         async def labelled(request: Any) -> Any:
             path, name = self._results.get(request.path_params["token"], (None, ""))
@@ -413,7 +402,7 @@ class PointsTab:
             return FileResponse(path, filename=name, media_type="application/octet-stream")
 
         return [
-            WebSocketRoute(f"/effvision/live/{NAME}", live),
+            live_route(NAME, self.visitors, make),
             Route(f"/effvision/{NAME}/{{token}}.ply", labelled),
         ]
 

@@ -18,16 +18,17 @@ from types import TracebackType
 from typing import Any
 
 from effvision._optional import require
-from effvision.cards import get_card
-from effvision.demos import gestures, points
-from effvision.demos.channel import Limits, Visitors
+from effvision.cards import default_card, get_card
+from effvision.demos import gestures, points, tracking
+from effvision.demos.channel import Limits
+from effvision.demos.places import Visitors
 from effvision.demos.tabs import Tab
 from effvision.errors import CardError, EffvisionError, InputError, SourceError
 from effvision.loading import installed_runtimes
 
 __all__ = ["Server", "make_app", "remove_old"]
 
-_TABS = {gestures.FAMILY: gestures.NAME, points.FAMILY: points.NAME}
+_TABS = {gestures.FAMILY: gestures.NAME, tracking.FAMILY: tracking.NAME, points.FAMILY: points.NAME}
 _TIDY_S = 60.0
 _UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
 
@@ -67,7 +68,7 @@ class Server:
         _check_certificate(certificate)
         first = get_card(card)
         if first.family not in _TABS:
-            there = " and ".join(_TABS)
+            there = ", ".join(_TABS)
             raise CardError(f"the page has no tab for the family {first.family} of {card!r}; it has tabs for {there}")
         if first.family == gestures.FAMILY:
             gestures.check(first)
@@ -75,23 +76,24 @@ class Server:
         chosen = tuple(sorted(installed_runtimes())) if runtimes is None else tuple(runtimes)
         _keep_quiet()
         self.limits = limits or Limits()
-        self.visitors = Visitors(self.limits)
         self._socket = _listen(host, port)
         self._folder = Path(tempfile.mkdtemp(prefix="effvision-demo-"))
         self._uploads = self._folder / "uploads"
         self._gradio = contextlib.ExitStack()
         try:
             moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
+            followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
             cloudy = first if first.family == points.FAMILY else None
             self.tabs: tuple[Tab, ...] = (
-                gestures.GesturesTab(moving, chosen, self.visitors, self._folder, self._uploads),
+                gestures.GesturesTab(moving, chosen, Visitors(self.limits), self._folder, self._uploads),
+                tracking.TrackingTab(followed, chosen, Visitors(self.limits), self._folder, self._uploads),
                 points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds"),
             )
             opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
             opened.load()  # what cannot work is said now, not to the first visitor
             self._gradio.enter_context(_gradio_writes_to(self._uploads))
             require("gradio", extra="demo")
-            app = make_app(self.tabs, opened.name, self.visitors, uploads=self._uploads)
+            app = make_app(self.tabs, opened.name, self.limits, uploads=self._uploads)
             uvicorn = require("uvicorn", extra="demo")
             config = uvicorn.Config(
                 app,
@@ -136,7 +138,8 @@ class Server:
         for tab in self.tabs:  # while the first visitor looks around
             tab.prepare()
         while not self._closing.wait(_TIDY_S):
-            remove_old(self._uploads, older_than_s=_UPLOAD_KEPT_S, but=self.visitors.held())
+            held = {path for tab in self.tabs for path in tab.visitors.held()}
+            remove_old(self._uploads, older_than_s=_UPLOAD_KEPT_S, but=held)
 
     def wait(self) -> None:
         """Serve until Ctrl-C, or until the process is asked to end."""
@@ -164,13 +167,13 @@ class Server:
         self.close()
 
 
-def make_app(tabs: Sequence[Tab], opened: str, visitors: Visitors, *, uploads: Path) -> Any:
+def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path) -> Any:
     """Return the ASGI app: the routes of each tab, a status page, and Gradio's page over everything else.
 
     Args:
         tabs: In their order.
         opened: Name of the tab that is seen first.
-        visitors: Who is connected to the live tab, and the limits.
+        limits: What visitors may take.
         uploads: Folder of uploaded files.
     """
     _keep_quiet()
@@ -185,7 +188,9 @@ def make_app(tabs: Sequence[Tab], opened: str, visitors: Visitors, *, uploads: P
     uploads.mkdir(parents=True, exist_ok=True)
 
     async def status(request: Any) -> Any:
-        return JSONResponse({"visitors": len(visitors.now), "seen": visitors.seen})
+        now = {tab.name: len(tab.visitors.now) for tab in tabs}
+        seen = sum(tab.visitors.seen for tab in tabs)
+        return JSONResponse({"visitors": sum(now.values()), "seen": seen, "tabs": now})
 
     routes = [Route("/effvision/status", status), *(route for tab in tabs for route in tab.routes())]
     app = FastAPI(routes=routes, docs_url=None, redoc_url=None, openapi_url=None)
@@ -195,7 +200,7 @@ def make_app(tabs: Sequence[Tab], opened: str, visitors: Visitors, *, uploads: P
         path="/",
         theme=_theme(),
         css=_CSS,
-        max_file_size=visitors.limits.upload_bytes,
+        max_file_size=limits.upload_bytes,
         show_error=True,
         footer_links=[],
         run_history=False,

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import html
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from effvision.cards import Card
+from effvision.cards import Card, predictor_class
 
-__all__ = ["RUNTIME_TITLES", "Tab", "about_card", "page_file", "same_origin"]
+if TYPE_CHECKING:
+    from effvision.demos.places import Visitors
+
+__all__ = ["RUNTIME_TITLES", "Clip", "Tab", "about_card", "drawn_clip", "page_file", "same_origin"]
 
 RUNTIME_TITLES = {"onnx": "ONNX Runtime", "torch": "PyTorch"}
 
@@ -22,10 +28,12 @@ class Tab(Protocol):
     Attributes:
         name: In addresses and as the tab's id.
         title: What the visitor reads.
+        visitors: Who is connected to it.
     """
 
     name: str
     title: str
+    visitors: Visitors
 
     def load(self) -> None:
         """Load its model now, so that what cannot work is said at the start.
@@ -42,6 +50,28 @@ class Tab(Protocol):
 
     def prepare(self) -> None:
         """Do what takes a while and can wait until the page is served; run in a thread."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip that can be played without a camera: what it is called, and what returns its file, made when first asked for."""
+
+    title: str
+    path: Callable[[], Path]
+
+
+def drawn_clip(title: str, card: Card, folder: Path) -> Clip:
+    """Return the sample of a card's family, drawn into this folder when it is first asked for."""
+    drawing = threading.Lock()
+
+    def path() -> Path:
+        target = folder / f"{card.name}.mp4"
+        with drawing:
+            if not target.is_file():
+                predictor_class(card.family).write_sample(target, card=card.name)
+        return target
+
+    return Clip(title, path)
 
 
 def page_file(name: str) -> str:

@@ -204,6 +204,8 @@ class OnnxDetector:
             raise self._refusal(f"takes {listed}; a detector takes one picture (1, 3, H, W)")
         wanted = _open_size(told, size)
         rows, columns = (side if isinstance(side, int) else want for side, want in zip(sides, wanted, strict=True))
+        if max(rows, columns) > _LARGEST_SIZE:
+            raise self._refusal(f"takes {listed}; {_LARGEST_SIZE} rows and columns are the most")
         if size is not None and (rows, columns) != wanted:
             raise InputError(f"`size` is {size}, and the input of {self.path} is always {sides[0]}x{sides[1]}")
         return inputs[0].name, _TYPES[inputs[0].type], (rows, columns)

@@ -378,6 +378,7 @@ def zeros(*shape: int) -> NDArray[np.float32]:
         ((zeros(1, 300, 84),), {}, "fits no known layout"),  # RT-DETR
         ((zeros(1, 300, 7),), {}, "fits no known layout"),  # rotated boxes, end to end
         ((zeros(1, 4, 126),), {}, "fits no known layout"),  # no class
+        ((zeros(1, 84, 126),), {"shape": (1, 3, 100_000, 100_000)}, "8192 rows and columns are the most"),  # 120 GB
         ((zeros(1, 5, 378),), {}, "fits no known layout"),
         (
             (zeros(1, 126, 85),),

@@ -20,12 +20,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
 from effvision import TSM
-from effvision.demos.channel import decode_frame, encode_frame, jpeg_size
 from effvision.demos.gestures import mirrored
+from effvision.demos.pictures import decode_frame, encode_frame, jpeg_size
 from effvision.errors import InputError
 from effvision.models.tsm.clips import render_segments
 from effvision.sources import VideoWriter
-from page_server import CARD, Page, frame_message, read
+from page_server import CARD, Page, frame_message, read, unpacked
 
 FPS = 12.0
 
@@ -145,10 +145,9 @@ def played(socket: ClientConnection, command: dict[str, str], *, until: int) -> 
     while len(answers) < until:
         message = socket.recv(timeout=60)
         assert isinstance(message, bytes), message
-        length = struct.unpack_from("<I", message)[0]
-        answers.append(json.loads(message[4 : 4 + length]))
-        width, height = jpeg_size(message[4 + length :])
-        assert (width, height) == (480, 360)
+        answer, jpeg = unpacked(message)
+        answers.append(answer)
+        assert jpeg_size(jpeg) == (480, 360)
         socket.send('{"do": "seen"}')
     return answers
 
@@ -176,19 +175,6 @@ def test_a_page_that_shows_nothing_gets_no_more_than_two_frames(page: Page) -> N
             socket.recv(timeout=1.0)
 
 
-def upload(page: Page, name: str, data: bytes) -> str:
-    """Send a file the way Gradio's own page does; return its path on the server."""
-    body = (
-        b'--cut\r\nContent-Disposition: form-data; name="files"; filename="' + name.encode() + b'"\r\n'
-        b"Content-Type: video/mp4\r\n\r\n" + data + b"\r\n--cut--\r\n"
-    )
-    request = urllib.request.Request(
-        page.url + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=cut"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return str(json.load(answer)[0])
-
-
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "up.mp4"
@@ -201,7 +187,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_uploaded_file_is_played_and_deleted_afterwards(page: Page, clip: Path) -> None:
     with page.talk() as socket:
         labels = read(socket, "hello")["labels"]
-        path = upload(page, clip.name, clip.read_bytes())
+        path = page.upload(clip.name, clip.read_bytes())
         assert Path(path).is_file()
         answers = played(socket, {"do": "play", "path": path}, until=12)
     assert labels[answers[-1]["chosen"]] == "up"
@@ -220,7 +206,7 @@ def test_only_uploaded_files_are_played(page: Page, path: str) -> None:
 def test_an_upload_that_is_no_video_is_said_so(page: Page) -> None:
     with page.talk() as socket:
         read(socket, "hello")
-        socket.send(json.dumps({"do": "play", "path": upload(page, "notes.mp4", b"no video at all" * 100)}))
+        socket.send(json.dumps({"do": "play", "path": page.upload("notes.mp4", b"no video at all" * 100)}))
         error = read(socket, "error")
         assert error["stopped"] and "notes.mp4" in error["text"] and str(page.folder) not in error["text"]
         socket.send(frame_message(motion("still", 0.2)[0], 0.0, 7))  # the connection goes on
@@ -232,7 +218,7 @@ def test_a_picture_is_refused(page: Page) -> None:
     picture = bytes(cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1])
     with page.talk() as socket:
         read(socket, "hello")
-        socket.send(json.dumps({"do": "play", "path": upload(page, "bomb.png", picture), "turn": 3}))
+        socket.send(json.dumps({"do": "play", "path": page.upload("bomb.png", picture), "turn": 3}))
         error = read(socket, "error")
     assert error["stopped"] and error["turn"] == 3 and "picture" in error["text"]
 
@@ -241,9 +227,9 @@ def test_a_visitor_has_one_uploaded_file_at_a_time(page: Page, clip: Path) -> No
     data = clip.read_bytes()
     with page.talk() as socket:
         read(socket, "hello")
-        first = upload(page, "first.mp4", data)
+        first = page.upload("first.mp4", data)
         assert played(socket, {"do": "play", "path": first, "turn": 1}, until=1)[0]["turn"] == 1
-        second = upload(page, "second.mp4", data)
+        second = page.upload("second.mp4", data)
         socket.send(json.dumps({"do": "play", "path": second, "turn": 2}))
         while not (isinstance(said := socket.recv(timeout=60), bytes) and b'"turn": 2' in said):
             pass
@@ -353,7 +339,7 @@ def test_limits_are_kept(small_page: Page) -> None:
         assert read(socket, "error")["ended"]
     assert small_page.visitors(0) == 0
     with pytest.raises(urllib.error.HTTPError):
-        upload(small_page, "long.mp4", bytes(200_000))
+        small_page.upload("long.mp4", bytes(200_000))
 
 
 # --- small parts ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from browser import FPS, WATCH, browser_page, chromium, number_of, write_camera
-from effvision.demos.channel import decode_frame
+from effvision.demos.pictures import decode_frame
 from effvision.models.tsm.clips import render_segments
 from effvision.sources import VideoWriter
 from page_server import Page, served

@@ -382,7 +382,7 @@ def test_a_family_without_a_tab_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
     other = Card("other-card", "other", "none", "", "", "", "", "", {}, {})
     monkeypatch.setattr(server, "get_card", lambda name: other)
-    with pytest.raises(CardError, match=r"no tab for the family other .* tabs for tsm and pvcnn"):
+    with pytest.raises(CardError, match=r"no tab for the family other .* tabs for tsm, patchnet, pvcnn"):
         server.Server("other-card", port=0)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 CARD = "tsm-mobilenetv2-motion"
+TRACKER = "patchnet-synthetic"
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,21 @@ class Page:
     url: str
     folder: Path
 
-    def status(self) -> dict[str, int]:
+    def status(self) -> dict[str, Any]:
         with urllib.request.urlopen(self.url + "effvision/status", timeout=60) as answer:
-            found: dict[str, int] = json.load(answer)
+            found: dict[str, Any] = json.load(answer)
         return found
 
-    def visitors(self, wanted: int, *, within_s: float = 60.0) -> int:
-        """Wait until so many are connected; return how many there are."""
+    def visitors(self, wanted: int, *, tab: str | None = None, within_s: float = 60.0) -> int:
+        """Wait until so many are connected, to one tab or to all; return how many there are."""
         end = time.monotonic() + within_s
-        while (now := self.status()["visitors"]) != wanted and time.monotonic() < end:
+        while (now := self._visitors(tab)) != wanted and time.monotonic() < end:
             time.sleep(0.1)
         return now
+
+    def _visitors(self, tab: str | None) -> int:
+        status = self.status()
+        return int(status["visitors"] if tab is None else status["tabs"][tab])
 
     @property
     def log(self) -> Path:
@@ -46,8 +51,21 @@ class Page:
         return self.folder.parent / f"{self.folder.name}.log"
 
     def files(self) -> list[Path]:
-        """All temporary files but the sample, which is drawn at some time after the start."""
-        return [path for path in self.folder.rglob("*") if path.is_file() and CARD not in path.name]
+        """All temporary files but the samples, which are drawn at some time after the start."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path for path in files if CARD not in path.name and TRACKER not in path.name]
+
+    def upload(self, name: str, data: bytes) -> str:
+        """Send a file the way Gradio's own page does; return its path on the server."""
+        body = (
+            b'--cut\r\nContent-Disposition: form-data; name="files"; filename="' + name.encode() + b'"\r\n'
+            b"Content-Type: application/octet-stream\r\n\r\n" + data + b"\r\n--cut--\r\n"
+        )
+        request = urllib.request.Request(
+            self.url + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=cut"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return str(json.load(answer)[0])
 
     def talk(self, tab: str = "gestures", **options: Any) -> ClientConnection:
         address = self.url.replace("http", "ws", 1) + f"effvision/live/{tab}"
@@ -83,9 +101,15 @@ def served(folder: Path, program: list[str]) -> Iterator[Page]:
 
 def frame_message(image: np.ndarray, seconds: float, number: int) -> bytes:
     """What the page sends for one RGB picture."""
-    from effvision.demos.channel import encode_frame
+    from effvision.demos.pictures import encode_frame
 
     return struct.pack("<dI", seconds, number) + encode_frame(image, width=4096)
+
+
+def unpacked(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """Take a file's frame apart: what is said of it, and its JPEG."""
+    length = struct.unpack_from("<I", message)[0]
+    return json.loads(message[4 : 4 + length]), message[4 + length :]
 
 
 def read(socket: ClientConnection, kind: str) -> dict[str, Any]:
