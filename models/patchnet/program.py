@@ -141,10 +141,7 @@ def settle(
     template = np.zeros((len(boxes), 3, TEMPLATE, TEMPLATE), np.float32)
     asked = np.flatnonzero(refresh)
     template[asked] = crop_boxes(image, template_windows(boxes[asked]), TEMPLATE)
-    kept = State({name: following[name] for name in ("filters", "mean")})
-    if len(fresh):
-        new = _fresh(len(fresh))
-        kept = State.stack([kept, State({name: new[name] for name in ("filters", "mean")})]) if kept.batch else new
+    kept = _with_fresh(following, len(fresh))
     state = State(
         {
             "filters": kept["filters"],
@@ -163,6 +160,15 @@ def settle(
         detection,
     )
     return answer, state
+
+
+def _with_fresh(following: State, count: int) -> State:
+    """Add rows for new objects to what the graph keeps."""
+    kept = State({name: following[name] for name in ("filters", "mean")})
+    if not count:
+        return kept
+    new = _fresh(count)
+    return State.stack([kept, State({name: new[name] for name in ("filters", "mean")})]) if kept.batch else new
 
 
 def _restart(seen: Followed, rows: NDArray[np.intp], boxes: NDArray[np.float64]) -> Followed:
