@@ -138,15 +138,12 @@ def settle(
         fresh = np.concatenate([started, found[alone]])
     detection = np.concatenate([detection, np.full(len(started), -1), alone])
     boxes, refresh = np.concatenate([seen.boxes, fresh]), np.concatenate([seen.refresh, np.ones(len(fresh), bool)])
-    template = np.zeros((len(boxes), 3, TEMPLATE, TEMPLATE), np.float32)
-    asked = np.flatnonzero(refresh)
-    template[asked] = crop_boxes(image, template_windows(boxes[asked]), TEMPLATE)
     kept = _with_fresh(following, len(fresh))
     state = State(
         {
             "filters": kept["filters"],
             "mean": kept["mean"],
-            "template": template,
+            "template": _templates(image, boxes, refresh),
             "refresh": refresh.astype(np.float32),
             "boxes": boxes,
             "signs": np.concatenate([seen.signs, fresh_signs(len(fresh))]),
@@ -160,6 +157,14 @@ def settle(
         detection,
     )
     return answer, state
+
+
+def _templates(image: NDArray[np.uint8], boxes: NDArray[np.float64], refresh: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Cut the templates that are asked for; the others are zeros that nobody reads."""
+    template = np.zeros((len(boxes), 3, TEMPLATE, TEMPLATE), np.float32)
+    asked = np.flatnonzero(refresh)
+    template[asked] = crop_boxes(image, template_windows(boxes[asked]), TEMPLATE)
+    return template
 
 
 def _with_fresh(following: State, count: int) -> State:
