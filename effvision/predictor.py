@@ -138,8 +138,7 @@ class Predictor(ABC):
         if source is None and family is None:
             raise InputError("say which model: a card's name (`effvision list`), a checkpoint or an exported file")
         name = default_card(str(family)).name if source is None else str(as_path(source, name="source"))
-        path = Path(name)
-        suffix = path.suffix.lower()
+        path, suffix = Path(name), Path(name).suffix.lower()
         if card is not None and suffix not in _CHECKPOINTS and not (suffix != ".onnx" and path.is_file()):
             raise InputError(f"`card` says whose settings a checkpoint file has; {name!r} is none: leave `card` out")
         if suffix == ".onnx":

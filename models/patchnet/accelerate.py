@@ -17,7 +17,7 @@ import numpy as np
 
 from effvision.detections import Detections, as_detections
 from effvision.errors import DetectorError, DTypeError, EffvisionError, InputError
-from effvision.models.patchnet.memory import number
+from effvision.models.patchnet.memory import is_whole, number
 from effvision.models.patchnet.predictor import PatchNet
 from effvision.sources import as_frame, open_source
 from effvision.tracks import Tracks
@@ -157,10 +157,8 @@ class Accelerated:
     ) -> None:
         if every is not None and budget_ms is not None:
             raise InputError("give `every` or `budget_ms`, not both: each says when key frames come")
-        if every is not None and (
-            isinstance(every, bool) or not isinstance(every, (int, np.integer)) or not 1 <= every <= _MOST_FRAMES
-        ):
-            raise InputError(f"`every` must be a whole number of frames, 1 to {_MOST_FRAMES}; got {every!r}")
+        if every is not None and not (is_whole(every) and 1 <= every <= _MOST_FRAMES):
+            raise InputError(f"`every` must be a whole number of frames, 1 to {_MOST_FRAMES}; got {every!r:.80}")
         self.every = None if budget_ms is not None else int(every or 8)
         self._budget_ms = None if budget_ms is None else number("budget_ms", budget_ms, open_low=True)
         self._confidence = None if confidence is None else number("confidence", confidence, most=1.0)

@@ -41,8 +41,9 @@ def check_boxes(value: Any, size: tuple[int, int] | None = None, *, name: str = 
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ShapeError(f"`{name}` must be (M, 4): x1 y1 x2 y2; got {boxes.shape}")
     if len(boxes) > _MOST_OBJECTS:
-        raise RangeError(f"`{name}` holds {len(boxes)} boxes; {_MOST_OBJECTS} is the most")
-    boxes = boxes.astype(np.float64)
+        raise RangeError(f"`{name}` must be {_MOST_OBJECTS} at most; got {len(boxes)}")
+    with np.errstate(over="ignore"):  # what float64 cannot hold is infinite, and refused as such
+        boxes = boxes.astype(np.float64)
     for box in boxes:
         said = " ".join(f"{place:g}" for place in box)
         if not np.isfinite(box).all():
@@ -59,10 +60,12 @@ def check_boxes(value: Any, size: tuple[int, int] | None = None, *, name: str = 
 
 def _check_inside(box: NDArray[np.float64], size: tuple[int, int], said: str) -> None:
     height, width = size
-    inside = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0))
-    out = min(box[2], width) <= max(box[0], 0) or min(box[3], height) <= max(box[1], 0)
-    if out or inside < _LEAST_INSIDE * (box[2] - box[0]) * (box[3] - box[1]):
+    x1, y1, x2, y2 = box.tolist()
+    hint = "hint: boxes are `x1 y1 x2 y2` in pixels of the frame, not shares of it"
+    wide, high = min(x2, width) - max(x1, 0), min(y2, height) - max(y1, 0)
+    if wide <= 0 or high <= 0 or wide * high < _LEAST_INSIDE * (x2 - x1) * (y2 - y1):
         raise RangeError(
-            f"the box {said} lies outside the frame of {width}x{height} pixels, or nearly so: there is nothing to follow\n"
-            "hint: boxes are `x1 y1 x2 y2` in pixels of the frame, not shares of it"
+            f"the box {said} lies outside the frame of {width}x{height} pixels, or nearly so: nothing to follow\n{hint}"
         )
+    if min(x1, y1) >= 0 and max(x2, y2) <= 1 < min(height, width):
+        raise RangeError(f"the box {said} lies within the frame's first pixel: nothing to follow\n{hint}")

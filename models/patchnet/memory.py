@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from effvision.host.peaks import SCORES
 from effvision.models.patchnet.given import check_boxes
 from effvision.predictor import Memory
 
-__all__ = ["Known", "Settings", "TrackMemory", "check_boxes", "check_ids", "number"]
+__all__ = ["Known", "Settings", "TrackMemory", "check_boxes", "check_ids", "is_whole", "number"]
+
+_LARGEST_ID = 2**53
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,6 @@ def check_memory(memory: TrackMemory) -> None:
     Raises:
         StateError: it is damaged or of another version.
     """
-    settings = memory.settings
     numbers = [one.id for one in memory.objects]
     whole = all(type(value) is int for one in memory.objects for value in (one.id, one.kind, one.missed))
     clocks = [one.lost_since_s for one in memory.objects] + [memory.clock_s, memory.timestamp]
@@ -102,31 +103,59 @@ def check_memory(memory: TrackMemory) -> None:
         whole
         and len(set(numbers)) == len(numbers)
         and all(value is None or isinstance(value, (int, float)) for value in clocks)
-        and type(memory.next_id) is int
-        and memory.next_id > max(numbers, default=0)
+        and all(0 <= number <= _LARGEST_ID for number in numbers)
+        and type(memory.next_id) is type(memory.updates) is int
+        and max(numbers, default=0) < memory.next_id <= 2 * _LARGEST_ID
+        and set(memory.gone) <= set(numbers)
+        and all(value is None or isinstance(value, str) for value in (memory.source, memory.reset_reason))
         and all(isinstance(name, str) for name in memory.names)
         and (memory.size is None or (len(memory.size) == 2 and all(type(side) is int for side in memory.size)))
-        and set(vars(settings)) == {one.name for one in fields(Settings)}
+        and _can_be_set(memory.settings)
     )
     if not sound:
         raise StateError(f"the saved session's memory is damaged: {memory!r:.200}")
 
 
-def check_ids(value: Any, count: int) -> tuple[int, ...]:
-    """Return the numbers of `count` objects.
+def _can_be_set(settings: Settings) -> bool:
+    try:
+        given = settings_of(
+            settings.boxes or None,
+            settings.ids or None,
+            settings.max_lost_s,
+            settings.least_overlap,
+            settings.max_missed,
+            settings.fps,
+            settings.score,
+            settings.templates,
+        )
+    except InputError:
+        return False
+    return given == settings
+
+
+def check_ids(value: Any, count: int | None = None, *, name: str = "ids") -> tuple[int, ...]:
+    """Return numbers of objects, `count` of them where that is said; one alone needs no list.
 
     Raises:
+        DTypeError: nothing that numbers can be in.
         InputError: not so many whole numbers from 0 on, all different.
     """
     try:
         given = [value] if isinstance(value, (int, np.integer)) else list(value)
     except TypeError as error:
-        raise DTypeError(f"`ids` must be whole numbers; got {value!r:.80}") from error
-    if not all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) and one >= 0 for one in given):
-        raise InputError(f"`ids` must be whole numbers, 0 or more; got {value!r:.80}")
-    if len(given) != count or len(set(given)) != count:
-        raise InputError(f"`ids` must be {count} different numbers, one for each box; got {value!r:.80}")
+        raise DTypeError(f"`{name}` must be whole numbers; got {value!r:.80}") from error
+    if not all(is_whole(one) and 0 <= one <= _LARGEST_ID for one in given):
+        raise InputError(f"`{name}` must be whole numbers, 0 or more, {_LARGEST_ID} at most; got {value!r:.80}")
+    if count is not None and (len(given) != count or len(set(given)) != count):
+        raise InputError(f"`{name}` must be {count} different numbers, one for each box; got {value!r:.80}")
+    if len(set(given)) != len(given):
+        raise InputError(f"`{name}` must be different numbers; got {value!r:.80}")
     return tuple(int(one) for one in given)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of Python or NumPy; neither a bool nor a span of time, which NumPy counts among them."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def number(name: str, value: Any, *, least: float = 0.0, most: float = float("inf"), open_low: bool = False) -> float:
@@ -136,12 +165,18 @@ def number(name: str, value: Any, *, least: float = 0.0, most: float = float("in
         DTypeError: no number.
         RangeError: outside.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    kinds = (int, float, np.integer, np.floating)
+    if not isinstance(value, kinds) or isinstance(value, (bool, np.timedelta64)):
         raise DTypeError(f"`{name}` must be a number; got {type(value).__name__}")
-    if not (least < value if open_low else least <= value) or not value <= most or not np.isfinite(value):
+    try:
+        own = float(value)
+    except OverflowError:
+        own = float("inf")
+    if not (least < own if open_low else least <= own) or not own <= most or not np.isfinite(own):
         top = "" if most == float("inf") else f" and up to {most:g}"
-        raise RangeError(f"`{name}` must be {'above' if open_low else 'at least'} {least:g}{top}; got {value!r}")
-    return float(value)
+        low = "finite" if least == -float("inf") else f"{'above' if open_low else 'at least'} {least:g}"
+        raise RangeError(f"`{name}` must be {low}{top}; got {value!r:.80}")
+    return own
 
 
 def settings_of(
@@ -155,8 +190,8 @@ def settings_of(
     first = check_boxes([] if boxes is None else boxes)
     if ids is not None and boxes is None:
         raise InputError("`ids` are the numbers of `boxes`: give both, or neither")
-    if isinstance(max_missed, bool) or not isinstance(max_missed, (int, np.integer)) or max_missed < 0:
-        raise InputError(f"`max_missed` must be a whole number of key frames, 0 or more; got {max_missed!r}")
+    if not is_whole(max_missed) or max_missed < 0:
+        raise InputError(f"`max_missed` must be a whole number of key frames, 0 or more; got {max_missed!r:.80}")
     return Settings(
         boxes=tuple(tuple(box) for box in first.tolist()),
         ids=() if ids is None else check_ids(ids, len(first)),

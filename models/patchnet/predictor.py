@@ -239,7 +239,7 @@ class PatchNet(Predictor):
         removed = self._removed(inputs.get("remove"), held)
         starting, following = begin(held, numbers)
         restarted = {one.id for one in starting}
-        kinds = {one.id: one.kind for one in held.objects}
+        kinds = {one.id: one.kind for one in held.objects if one.id not in held.gone}
         starting = tuple(replace(one, kind=kinds.get(one.id, -1)) for one in starting)
         gone = removed | restarted | set(held.gone)
         kept = tuple(row for row, one in enumerate(held.objects) if one.id not in gone)
@@ -277,11 +277,13 @@ class PatchNet(Predictor):
     def _removed(value: Any, held: TrackMemory) -> set[int]:
         if value is None:
             return set()
-        given = [value] if isinstance(value, (int, np.integer)) else list(value)
-        numbers = set(check_ids(given, len(given)))
-        if unknown := numbers - {one.id for one in held.objects}:
-            there = ", ".join(str(one.id) for one in held.objects) or "none"
-            raise InputError(f"`remove` names {sorted(unknown)[0]}, which is not followed; there are: {there}")
+        numbers = set(check_ids(value, name="remove"))
+        there = [one.id for one in held.objects if one.id not in held.gone]
+        if unknown := numbers - set(there):
+            raise InputError(
+                f"`remove` names {min(unknown)}, which is not followed; there are: {', '.join(map(str, there)) or 'none'}\n"
+                "hint: the last result's `ids` are those that are followed"
+            )
         return numbers
 
     def program(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
 import torch
@@ -21,36 +20,7 @@ from effvision.models.tsm.smoothing import Smoothing
 from effvision.runtime.onnx import OnnxRuntime
 from effvision.sources import VideoWriter
 from effvision.viz import save_image
-from refusals import CARD, FUZZ, answers_or_refuses, refused, some_frame
-
-SHAPES = st.one_of(
-    arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4),
-    st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)),
-)
-ARRAYS = arrays.arrays(dtype=arrays.scalar_dtypes() | arrays.byte_string_dtypes(max_len=2), shape=SHAPES)
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(),
-    st.complex_numbers(),
-    st.text(max_size=6),
-    st.binary(max_size=6),
-    st.builds(object),
-    st.just(10**400),
-    st.just(np.timedelta64("NaT")),
-    st.just("x" * 5000),
-    st.just("a\0b"),
-    st.just("\udcff"),  # a file name that is no UTF-8
-)
-GARBAGE = st.recursive(
-    ARRAYS | LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2) | st.tuples(inner)
-    ),
-    max_leaves=4,
-)
-NUMBERS = LEAVES | ARRAYS | st.sampled_from([np.float32(12), np.int64(3), np.bool_(True), np.longdouble("1e4000")])
+from refusals import ARRAYS, CARD, FUZZ, GARBAGE, LEAVES, NUMBERS, answers_or_refuses, refused, some_frame
 
 
 @settings(FUZZ, max_examples=200)
