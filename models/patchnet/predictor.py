@@ -422,10 +422,10 @@ class PatchNet(Predictor):
             yield {"search": search, "template": template, "refresh": refresh}
 
     def example_updates(self, count: int, *, seed: int) -> Iterator[np.ndarray]:
-        """Yield frames (240, 320, 3) uint8 RGB of things that move over a background."""
+        """Yield frames (360, 480, 3) uint8 RGB of things that move over a background."""
         from effvision.models.patchnet.sample import render
 
-        for image, _ in render(count, size=(240, 320), seed=seed):
+        for image, _ in render(count, seed=seed):
             yield image
 
     @classmethod
