@@ -23,7 +23,7 @@ __all__ = ["export_tracking_kit"]
 
 _PACKAGE = "tracking"
 _PROGRAMS = {"track.py": "track_runner.py", "session.py": "session.py", "video.py": "video.py"}
-_TOGETHER = 8  # objects a call of TensorRT: on a GPU a call takes about as long for one, and more go in groups
+_TOGETHER = 8  # objects a call of TensorRT, which wants fixed sizes; fewer are filled up, more go in groups
 _NETWORK_STEPS = 5  # whose outputs are recorded
 _RENEWED = 3  # the one of them in which the first object alone gets a new template
 _SIDE = 240  # pixels of the recorded frames' shorter side
@@ -69,8 +69,6 @@ def export_tracking_kit(
             "does not keep the parts of a float16 file that are float32\nhint: leave `half` out"
         )
     real = None if frames is None else predictor.real_inputs(frames)
-    if real is not None and not real:
-        raise InputError("`frames` holds no frame\nhint: give a video or a folder of pictures, or leave it out")
     golden = _golden(predictor, real)
     with appearing_kit(place) as temporary:
         exported = predictor.export(
@@ -161,4 +159,5 @@ def _inside(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 def _anywhere(shape: Sequence[int]) -> np.ndarray:
     """Two boxes in a picture of unknown content: the check is about numbers, not about what is followed."""
-    return np.array([[0.4, 0.35, 0.6, 0.65], [0.15, 0.2, 0.3, 0.5]]) * np.tile((shape[1], shape[0]), 2)
+    boxes: np.ndarray = np.array([[0.4, 0.35, 0.6, 0.65], [0.15, 0.2, 0.3, 0.5]]) * np.tile((shape[1], shape[0]), 2)
+    return boxes
