@@ -71,10 +71,10 @@ def join_slices(model: ModelProto) -> None:
         before = makers.get(node.input[0]) if node.op_type == "Slice" else None
         if before is None:
             continue
-        cuts = [_cut(one, constants) for one in (before, node)]
-        if None in cuts or set(cuts[0]) & set(cuts[1]) or min([*cuts[0], *cuts[1]]) < 0:
+        first, second = _cut(before, constants), _cut(node, constants)
+        if first is None or second is None or set(first) & set(second) or min([*first, *second]) < 0:
             continue
-        both = {**cuts[0], **cuts[1]}
+        both = {**first, **second}
         columns = [*zip(*both.values(), strict=True)]
         names = [f"slice_{number}_{what}" for what in ("starts", "ends", "axes", "steps")]
         values = [columns[0], columns[1], tuple(both), columns[2]]

@@ -185,6 +185,7 @@ def _straighten(half: ModelProto) -> None:
         inputs = [straight.get(name, name) for name in node.input]
         del node.input[:]
         node.input.extend(inputs)
+    _give_exact(half, straight)
     given = {output.name for output in half.graph.output}
     while True:  # what nobody takes any more
         taken = given | {name for node in half.graph.node for name in node.input}
@@ -194,6 +195,21 @@ def _straighten(half: ModelProto) -> None:
         copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
         del half.graph.node[:]
         half.graph.node.extend(copies)
+
+
+def _give_exact(half: ModelProto, straight: dict[str, str]) -> None:
+    """Give out what was float32 before it was narrowed and widened, under the output's name, in place."""
+    makers = {name: node for node in half.graph.node for name in node.output}
+    for output in half.graph.output:
+        exact = straight.get(output.name)
+        if exact is None or exact not in makers:
+            continue
+        makers[output.name].output[0] = f"{output.name}_widened"  # taken by nobody now
+        for node in half.graph.node:
+            for names in (node.input, node.output):
+                renamed = [output.name if name == exact else name for name in names]
+                del names[:]
+                names.extend(renamed)
 
 
 def _casts(node: NodeProto, to: int) -> bool:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from effvision.clouds import Cloud
-from effvision.errors import ExportError, InputError
+from effvision.errors import InputError
 from effvision.export.kit import appearing_kit, checked_place, template, tolerances
 from effvision.export.kit_readme import fill_cloud_readme
 from effvision.export.kit_vendored import fill_kit, need_python
 from effvision.export.report import KitReport
 from effvision.export.targets import Target, get_target
+from effvision.metadata import Metadata
 
 __all__ = ["export_cloud_kit"]
 
@@ -60,12 +61,17 @@ def export_cloud_kit(
     form = "tables" if to.tensorrt is not None and to.tensorrt < _SCATTERS else "scatter"
     real = None if clouds is None else predictor.real_inputs(clouds)
     given = next(predictor.example_updates(1, seed=0)) if real is None else _small(real)
+
+    def readme(metadata: Metadata, verified: str, device: str) -> str:
+        text, limits, fields = template("cloud_README.md"), tolerances("cloud_runner.py"), predictor.fields
+        return fill_cloud_readme(
+            text, metadata, to, fields=fields, tolerances=limits, verified=verified, device_check=device
+        )
+
     with appearing_kit(place) as temporary:
         exported = predictor.export(
             temporary / "model.onnx", batch=1, opset=to.opset, frames=real, half=half, form=form, notify=notify
         )
-        if exported.ir > to.ir:
-            raise ExportError(f"the file has ONNX format {exported.ir}, and {to.title} reads up to {to.ir}")
         report = fill_kit(
             temporary,
             exported,
@@ -75,15 +81,7 @@ def export_cloud_kit(
             names=names,
             programs=_PROGRAMS,
             check=("runner.py", "--verify", "golden.npz"),
-            readme=lambda metadata, verified, device: fill_cloud_readme(
-                template("cloud_README.md"),
-                metadata,
-                to,
-                fields=predictor.fields,
-                tolerances=tolerances("cloud_runner.py"),
-                verified=verified,
-                device_check=device,
-            ),
+            readme=readme,
             described=lambda metadata: {"colours": class_colors(metadata.labels).tolist()},
         )
     return report.at(place)

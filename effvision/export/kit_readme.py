@@ -253,10 +253,10 @@ def _groups(axis: int | str) -> str:
     if isinstance(axis, str):
         return "The model takes any number of objects in one call; on a processor the time grows with their number."
     return (
-        f"The model takes exactly {axis} objects in one call, because TensorRT is fastest with fixed sizes. Any number can be "
-        "followed: fewer\nare filled up with copies, whose answers are dropped, and more go in groups of "
-        f"{axis}, so that {axis + 1} objects take two calls. On a GPU a\ncall takes about as long for one as for {axis}; "
-        "where only a processor is left it does not: for that write the kit with\n`--target onnx`."
+        f"The model takes exactly {axis} objects in one call, the size that its TensorRT engine is built for. Any number can "
+        "be followed: fewer\nare filled up with copies, whose answers are dropped, and more go in groups of "
+        f"{axis}, so that {axis + 1} objects take two calls. Where\nonly a processor is left, one object costs as much as "
+        f"{axis}: for that write the kit with `--target onnx`, which takes any\nnumber."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from effvision.errors import ExportError, InputError
+from effvision.errors import InputError
 from effvision.export.golden import STEPS
 from effvision.export.kit import appearing_kit, checked_place, template, tolerances
 from effvision.export.kit_readme import fill_track_readme
@@ -17,13 +17,14 @@ from effvision.export.report import KitReport
 from effvision.export.targets import Target, get_target
 from effvision.host.crops import crop_boxes_numpy, search_windows, template_windows
 from effvision.host.image import resize_crop
+from effvision.metadata import Metadata
 from effvision.state import State
 
 __all__ = ["export_tracking_kit"]
 
 _PACKAGE = "tracking"
 _PROGRAMS = {"track.py": "track_runner.py", "session.py": "session.py", "video.py": "video.py"}
-_TOGETHER = 8  # objects a call of TensorRT: on a GPU a call takes about as long for one, and more go in groups
+_TOGETHER = 8  # objects a call of TensorRT, which wants fixed sizes; fewer are filled up, more go in groups
 _NETWORK_STEPS = 5  # whose outputs are recorded
 _RENEWED = 3  # the one of them in which the first object alone gets a new template
 _SIDE = 240  # pixels of the recorded frames' shorter side
@@ -60,18 +61,16 @@ def export_tracking_kit(
     """
     to = target if isinstance(target, Target) else get_target(target)
     place = checked_place(predictor, folder)
-    need_python(to, "tracking", "`export` without a target writes the ONNX file alone; --opset 13 is for its TensorRT")
-    if int8 is not None:
-        raise InputError("there is no int8 of tracking yet\nhint: leave `int8` out")
-    if half and to.tensorrt is not None:
-        raise InputError(
-            "a kit for tracking with TensorRT computes in float32: sums of squares go beyond float16, and TensorRT before 10 "
-            "does not keep the parts of a float16 file that are float32\nhint: leave `half` out"
-        )
+    _check_asked(to, half, int8)
     real = None if frames is None else predictor.real_inputs(frames)
-    if real is not None and not real:
-        raise InputError("`frames` holds no frame\nhint: give a video or a folder of pictures, or leave it out")
     golden = _golden(predictor, real)
+
+    def readme(metadata: Metadata, verified: str, device: str) -> str:
+        text, limits = template("track_README.md"), tolerances("track_runner.py")
+        return fill_track_readme(
+            text, metadata, to, steps=STEPS, tolerances=limits, verified=verified, device_check=device
+        )
+
     with appearing_kit(place) as temporary:
         exported = predictor.export(
             temporary / "model.onnx",
@@ -81,8 +80,6 @@ def export_tracking_kit(
             half=half,
             notify=notify,
         )
-        if exported.ir > to.ir:
-            raise ExportError(f"the file has ONNX format {exported.ir}, and {to.title} reads up to {to.ir}")
         report = fill_kit(
             temporary,
             exported,
@@ -92,17 +89,23 @@ def export_tracking_kit(
             names=names,
             programs=_PROGRAMS,
             check=("track.py", "--check"),
-            readme=lambda metadata, verified, device: fill_track_readme(
-                template("track_README.md"),
-                metadata,
-                to,
-                steps=STEPS,
-                tolerances=tolerances("track_runner.py"),
-                verified=verified,
-                device_check=device,
-            ),
+            readme=readme,
         )
     return report.at(place)
+
+
+def _check_asked(target: Target, half: bool, int8: Any) -> None:
+    """Refuse targets and precisions that a kit for tracking cannot have."""
+    need_python(
+        target, "tracking", "`export` without a target writes the ONNX file alone; --opset 13 is for its TensorRT"
+    )
+    if int8 is not None:
+        raise InputError("there is no int8 of tracking yet\nhint: leave `int8` out")
+    if half and target.tensorrt is not None:
+        raise InputError(
+            "a kit for tracking with TensorRT computes in float32: sums of squares go beyond float16, and TensorRT before 10 "
+            "does not keep the parts of a float16 file that are float32\nhint: leave `half` out"
+        )
 
 
 def _golden(predictor: Any, real: Sequence[np.ndarray] | None) -> dict[str, np.ndarray]:
@@ -161,4 +164,5 @@ def _inside(boxes: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 def _anywhere(shape: Sequence[int]) -> np.ndarray:
     """Two boxes in a picture of unknown content: the check is about numbers, not about what is followed."""
-    return np.array([[0.4, 0.35, 0.6, 0.65], [0.15, 0.2, 0.3, 0.5]]) * np.tile((shape[1], shape[0]), 2)
+    boxes: np.ndarray = np.array([[0.4, 0.35, 0.6, 0.65], [0.15, 0.2, 0.3, 0.5]]) * np.tile((shape[1], shape[0]), 2)
+    return boxes

@@ -66,22 +66,14 @@ def fill_kit(
         described: What `model.json` says besides.
 
     Raises:
-        ExportError: the device would compute wrongly, or the kit's own check failed.
+        ExportError: the device cannot read the file or would compute wrongly, or the kit's own check failed.
     """
     from effvision.runtime.onnx import open_session, read_metadata
 
+    if exported.ir > target.ir:
+        raise ExportError(f"the file has ONNX format {exported.ir}, and {target.title} reads up to {target.ir}")
     metadata = read_metadata(open_session(exported), where="the exported model")
-    said = {
-        "kit": 1,
-        "target": target.name,
-        "files": {"step": "model.onnx"},
-        "sha256": {"model.onnx": exported.sha256},
-        **described(metadata),
-        "effvision": json.loads(metadata.to_json()),
-    }
-    write(folder / "model.json", json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False).encode())
-    if metadata.labels:
-        write(folder / "labels.txt", "".join(f"{label}\n" for label in metadata.labels).encode())
+    _describe(folder, exported, target, metadata, described(metadata))
     packed = io.BytesIO()
     np.savez_compressed(packed, **golden)  # type: ignore[arg-type]
     write(folder / "golden.npz", packed.getvalue())
@@ -99,3 +91,20 @@ def fill_kit(
     write(folder / "README.md", readme(metadata, verified, predicted(device)).encode())
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     return KitReport(folder, target.name, sizes, exported, verified, device, check=" ".join(check))
+
+
+def _describe(
+    folder: Path, exported: ExportReport, target: Target, metadata: Metadata, more: Mapping[str, Any]
+) -> None:
+    """Write what the file says of itself, for what does not read ONNX."""
+    said = {
+        "kit": 1,
+        "target": target.name,
+        "files": {"step": "model.onnx"},
+        "sha256": {"model.onnx": exported.sha256},
+        **more,
+        "effvision": json.loads(metadata.to_json()),
+    }
+    write(folder / "model.json", json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    if metadata.labels:
+        write(folder / "labels.txt", "".join(f"{label}\n" for label in metadata.labels).encode())

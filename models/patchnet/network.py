@@ -40,6 +40,8 @@ class Matcher(nn.Module):
 
     zero_mean: bool
     by_products: bool = False
+    corners: Tensor
+    parents: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,8 +161,8 @@ class PatchAggregate(Matcher):
         maps = self.correlate(search, self._by_corner(filters), stride=1)
         level = maps * _normaliser(search, stride=1)
         for taps in (self.taps2.index_select(0, self.parents), self.taps3, self.taps4):
-            children = _children(nn.functional.max_pool2d(level, 2))
-            level = sum((child * tap[:, None, None] for child, tap in zip(children, taps.unbind(1), strict=True)), 0.0)
+            children = torch.stack(_children(nn.functional.max_pool2d(level, 2)), dim=2)
+            level = (children * taps[:, :, None, None]).sum(2)
         return level[:, 0], level.new_zeros(level.shape[0], 4, CELLS, CELLS)
 
 
@@ -205,7 +207,9 @@ def _normaliser(search: Tensor, *, stride: int) -> Tensor:
         # the published standard deviation runs over 64 copies of these numbers, and divides by their count less one
         spread = (energy - energy.mean((1, 2, 3), keepdim=True)).square().mean((1, 2, 3), keepdim=True)
         spread = (spread * (GRID * GRID * places / (GRID * GRID * places - 1))).sqrt()
-        return 1 / (energy + (spread / 10 + 1e-9)).sqrt()
+        # published: plus 1e-9 instead of at least 1e-9; what optimises exported graphs takes sums with so little for none
+        length = (energy + (spread / 10).clamp(min=1e-9)).sqrt()
+        return length.new_ones(1) / length  # TensorRT 8.2 has no Reciprocal
 
 
 def _children(maps: Tensor) -> list[Tensor]:

@@ -48,10 +48,12 @@ def small_model(*, shift: Direction = "causal") -> TSM:
     return model
 
 
-def run_kit(folder: Path, *arguments: str, python: str = sys.executable, **variables: str) -> Any:
-    """Run a kit's runner as a user does, in its folder."""
+def run_kit(
+    folder: Path, *arguments: str, python: str = sys.executable, program: str = "runner.py", **variables: str
+) -> Any:
+    """Run a kit's program as a user does, in its folder."""
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8", **variables}
-    command = [python, "runner.py", *arguments]
+    command = [python, program, *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=240)
 
 
