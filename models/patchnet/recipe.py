@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> None:
     settings = Settings(
         options.out, options.data or data_root(), zero_mean=options.zero_mean, loss=options.loss, steps=options.steps,
-        seed=options.seed, rendered=options.rendered, real=options.real, photos=options.photos,
+        seed=options.seed, rendered=options.rendered, real=options.real, calibrated=options.calibrated, photos=options.photos,
     )  # fmt: skip
     print(train(settings))
 
@@ -88,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--loss", choices=LOSSES, default=defaults.loss)
     training.add_argument("--rendered", type=int, default=defaults.rendered, help="rendered pairs to train on")
     training.add_argument("--real", type=int, default=defaults.real, help="pairs of real motion to train on")
+    training.add_argument(
+        "--calibrated",
+        type=int,
+        default=defaults.calibrated,
+        help="held-out pairs that edges are scaled by; 0 for none",
+    )
     training.add_argument("--photos", action="store_true", help="also photos of unclear origin: not to be shared")
     test = commands.add_parser("evaluate", help="measure a weights file, ours or the authors'")
     test.add_argument("weights", type=Path)
@@ -103,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
             "--zero-mean", action=argparse.BooleanOptionalAction, default=True, help="templates less their mean colour"
         )
         command.add_argument("--data", type=Path, metavar="DIR", help="the data folder")
-        command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+        command.add_argument("--threads", type=int, default=1)
     return parser
 
 

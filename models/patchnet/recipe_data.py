@@ -185,7 +185,7 @@ def _read_still(path: Path) -> Array:
 
 
 def cut_pair(
-    rng: Rng, first: Array, second: Array, box: Array, truth: Array, *, near: float = 0.25
+    rng: Rng, first: Array, second: Array, box: Array, truth: Array, *, near: float = 0.4
 ) -> tuple[Array, Array, Array] | None:
     """Cut one pair for an object whose box is `box` in one frame and `truth` in the other.
 

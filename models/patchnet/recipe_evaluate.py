@@ -17,9 +17,9 @@ from effvision.errors import CheckpointError, SourceError
 from effvision.host.crops import crop_boxes, search_windows, template_windows
 from effvision.host.peaks import find_peaks, moved_boxes
 from effvision.models.patchnet.convert import from_reference
-from effvision.models.patchnet.network import SEARCH, TEMPLATE, Matcher, PatchNet
+from effvision.models.patchnet.network import CELLS, SEARCH, TEMPLATE, Matcher, PatchNet
 from effvision.models.patchnet.recipe_data import Pairs
-from effvision.models.patchnet.recipe_train import box_overlaps_of, inputs_of, true_cells
+from effvision.models.patchnet.recipe_train import box_overlaps_of, edges_at, inputs_of, true_cells
 
 cv2: Any = import_cv2()
 
@@ -115,10 +115,9 @@ def score_pairs(network: Matcher, pairs: Pairs, *, at_once: int = 50) -> PairSco
         overlap.append(found)
         held.append(own)
         right.append(best == cell)
-        stays.append(cell == cell.new_tensor(24))
-        given = offsets.flatten(2).gather(2, cell[:, None, None].expand(-1, 4, 1)).squeeze(2)
-        shift = torch.stack([cell // 7, cell % 7], 1).float().sub(3).repeat_interleave(2, 1)
-        edges.append((given + shift - batch.moves).abs().mean(1)[best == cell])
+        stays.append(cell == CELLS * CELLS // 2)
+        given, wanted = edges_at(offsets, cell, batch.moves)
+        edges.append((given - wanted).abs().mean(1)[best == cell])
     ious, holds = torch.cat(overlap).numpy(), torch.cat(held).numpy()
     return PairScores(
         len(ious), float(torch.cat(right).float().mean()), float(ious.mean()), success(ious), float(torch.cat(edges).mean()),

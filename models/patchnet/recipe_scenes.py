@@ -26,6 +26,7 @@ Pick = Callable[[Rng], Array]
 """Draws a picture (H, W, 3) uint8 RGB."""
 
 _PLAIN = 10.0  # standard deviation of brightness below which a patch shows nothing to match
+_LARGE = 120  # pixels a side from which on a crop leaves out every other pixel
 _VISIBLE = 0.6  # share of an object that must show in both frames
 
 
@@ -51,7 +52,7 @@ class Look:
     scale: float = 1.25
     aspect: float = 1.1
     turn_degrees: float = 15.0
-    bend: float = 0.05
+    bend: float = 0.12
     camera: float = 0.08
     light: float = 1.0
     spoiled: float = 0.45
@@ -168,10 +169,14 @@ def _cut(rng: Rng, pick: Pick, size: tuple[float, float], look: Look) -> _Cutout
     cv2.fillPoly(mask, [np.round(points * 4 * 16).astype(np.int32)], 255, shift=4)
     alpha = _resized(mask, (rows, columns)).astype(np.float32) / 255
     pictures, masks = (picture, picture), (alpha, alpha)
-    if look.bend and rng.uniform() < 0.6:
+    if rng.uniform() < look.spoiled:  # one of the two is out of focus
+        wide = 0.1 + float(rng.uniform(0, 0.025)) * (rows * columns) ** 0.5
+        pictures = picture, cv2.GaussianBlur(picture, (0, 0), wide)
+    if look.bend and rng.uniform() < 0.8:
         places = _bent(rng, (rows, columns), rng.uniform(0, look.bend))
         bent = (
-            cv2.remap(layer, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for layer in (picture, alpha)
+            cv2.remap(layer, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            for layer in (pictures[1], alpha)
         )
         other, other_mask = bent
         pictures, masks = (picture, other), (alpha, other_mask)
@@ -183,8 +188,8 @@ def _cut(rng: Rng, pick: Pick, size: tuple[float, float], look: Look) -> _Cutout
 
 
 def _grained(rng: Rng, picture: Array, look: Look) -> Array:
-    """Add fine texture in half of the cases."""
-    if rng.uniform() < 0.5 or not look.grain:
+    """Add fine texture to something large, in half of the cases."""
+    if rng.uniform() < 0.5 or not look.grain or min(picture.shape[:2]) < _LARGE:
         return picture
     fine = np.empty(picture.shape[:2], np.float32)
     cv2.setRNGSeed(int(rng.integers(1 << 31)))
@@ -211,11 +216,12 @@ def _poses(rng: Rng, cutout: tuple[int, ...], frame: tuple[int, int], look: Look
     size = np.array([cutout[1], cutout[0]], np.float64)
     spare = np.array([frame[1], frame[0]]) - 0.6 * size
     place = 0.3 * size + rng.uniform(0, 1, 2) * np.maximum(spare, 1)
-    move = rng.normal(0, 1.2, 2) * size / 8
+    calm = 0.3 if rng.uniform() < 0.4 else 1.0  # frames next to each other differ little
+    move = rng.normal(0, 1.2, 2) * calm * size / 8
     first = np.exp(rng.uniform(-0.1, 0.1)) * np.eye(2) if look.scale > 1 else np.eye(2)
-    scale = np.exp(np.clip(rng.normal(0, 0.45), -1, 1) * np.log(look.scale))
-    longer = np.exp(rng.uniform(-0.5, 0.5) * np.log(look.aspect))
-    angle = np.deg2rad(rng.uniform(-1, 1) * look.turn_degrees) * (rng.uniform() < 0.6)
+    scale = np.exp(np.clip(rng.normal(0, 0.45 * calm), -1, 1) * np.log(look.scale))
+    longer = np.exp(rng.uniform(-0.5, 0.5) * calm * np.log(look.aspect))
+    angle = np.deg2rad(rng.uniform(-1, 1) * calm * look.turn_degrees) * (rng.uniform() < 0.6)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     second = turn @ np.diag([scale * longer, scale / longer]) @ first
     return [_about(first, size / 2, place), _about(second, size / 2, place + move)]
@@ -234,7 +240,7 @@ def _ground(rng: Rng, picture: Array, frame: tuple[int, int], look: Look) -> tup
     share *= rng.uniform(max(0.5, min(1.0, 0.5 / share)), 1)
     high, wide = max(8, int(rows * share)), max(8, int(columns * share))
     top, left = rng.integers(picture.shape[0] - high + 1), rng.integers(picture.shape[1] - wide + 1)
-    plate = _grained(rng, _resized(picture[top : top + high, left : left + wide], (rows, columns)), look)
+    plate = _resized(picture[top : top + high, left : left + wide], (rows, columns))
     middle, place = np.array([columns / 2, rows / 2]), np.array([width / 2, height / 2])
     angle, scale = np.deg2rad(rng.normal(0, 20) * look.camera), np.exp(rng.normal(0, 0.4) * look.camera)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -313,13 +319,13 @@ def _spoil(rng: Rng, frame: Array, look: Look) -> Array:
     if look.light:
         frame = cv2.LUT(frame, _light(rng, look.light))
     if rng.uniform() < look.spoiled:
-        frame = cv2.GaussianBlur(frame, (0, 0), float(rng.uniform(0.3, 1.4)))
+        frame = cv2.GaussianBlur(frame, (0, 0), float(rng.uniform(0.3, 1.4)) * max(1.0, max(frame.shape) / 400))
     if rng.uniform() < 0.6 * look.spoiled:
         frame = cv2.filter2D(frame, -1, _streak(float(rng.uniform(2, 8)), float(rng.uniform(0, np.pi))))
     if rng.uniform() < look.spoiled:
         noise = np.empty(frame.shape, np.int16)
         cv2.setRNGSeed(int(rng.integers(1 << 31)))
-        cv2.randn(noise, 0, float(rng.uniform(1, 7)))
+        cv2.randn(noise, 0, float(rng.uniform(1, 12)))
         frame = np.clip(frame + noise, 0, 255).astype(np.uint8)
     if rng.uniform() < look.spoiled:
         quality = int(rng.integers(35, 95))

@@ -37,7 +37,16 @@ from effvision.models.patchnet.recipe_evaluate import (
     success,
 )
 from effvision.models.patchnet.recipe_scenes import Look, outline, render_scene
-from effvision.models.patchnet.recipe_train import LOSSES, Settings, inputs_of, overlaps, pair_loss, train, true_cells
+from effvision.models.patchnet.recipe_train import (
+    LOSSES,
+    Settings,
+    calibrate,
+    inputs_of,
+    overlaps,
+    pair_loss,
+    train,
+    true_cells,
+)
 from effvision.training import save_weights
 
 cv2: Any = import_cv2()
@@ -98,7 +107,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(out: Path, root: Path, **changes: Any) -> Settings:
-    return replace(Settings(out, root, steps=4, pairs=4, rendered=12, real=0, every=2), **changes)
+    return replace(Settings(out, root, steps=4, pairs=4, rendered=12, real=0, calibrated=0, every=2), **changes)
 
 
 @pytest.mark.parametrize("kind", ["rectangle", "ellipse", "blob"])
@@ -253,6 +262,18 @@ def test_a_few_steps_lower_the_loss(
     assert losses[-1] < losses[0] - 0.05
 
 
+def test_edges_are_believed_as_far_as_they_are_right() -> None:
+    pairs, network = some(40), PatchNet(zero_mean=True).eval()
+    before, start = score_pairs(network, pairs), network.edges4.detach().clone()
+    with torch.no_grad():
+        network.edges4.mul_(4)
+    factor = calibrate(network, pairs)
+    torch.testing.assert_close(network.edges4.detach(), start * 4 * factor)
+    assert 0.4 <= factor < 1
+    assert score_pairs(network, pairs).edge_error <= before.edge_error * 1.001
+    assert score_pairs(network, pairs).right == before.right
+
+
 def test_an_unknown_loss_or_split_is_refused(tmp_path: Path, data: Path) -> None:
     with pytest.raises(InputError, match="`loss` must be one of"):
         train(tiny(tmp_path, data, loss="l2"))
@@ -314,7 +335,7 @@ def test_the_command_trains_and_says_what_is_wrong(
     data: Path, tmp_path: Path, small_chunks: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--data", str(data), "--threads", "1"]
-    few = ["--steps", "2", "--rendered", "12", "--real", "6"]
+    few = ["--steps", "2", "--rendered", "12", "--real", "6", "--calibrated", "6"]
     assert main(["train", "--out", str(tmp_path / "out"), *few, *common]) == 0
     file = tmp_path / "out" / "weights.safetensors"
     assert str(file) in capsys.readouterr().out
