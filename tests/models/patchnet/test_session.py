@@ -196,11 +196,11 @@ def test_streams_together_give_what_each_gives(model: PatchNet, clips: Any) -> N
 
 @pytest.fixture(scope="module")
 def fixed(model: PatchNet, tmp_path_factory: pytest.TempPathFactory) -> PatchNet:
-    """The same model as a file for exactly four objects a call."""
+    """The same model as a file for exactly three objects a call."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
     return PatchNet.from_pretrained(
-        model.export(tmp_path_factory.mktemp("file") / "four.onnx", batch=4).path, threads=1
+        model.export(tmp_path_factory.mktemp("file") / "three.onnx", batch=3).path, threads=1
     )
 
 
