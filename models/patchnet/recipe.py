@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> None:
     settings = Settings(
         options.out, options.data or data_root(), zero_mean=options.zero_mean, loss=options.loss, steps=options.steps,
-        seed=options.seed, rendered=options.rendered, real=options.real, calibrated=options.calibrated, photos=options.photos,
+        seed=options.seed, rendered=options.rendered, real=options.real, calibrated=options.calibrated, share=options.share,
+        photos=options.photos,
     )  # fmt: skip
     print(train(settings))
 
@@ -92,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=defaults.calibrated,
         help="held-out pairs that edges are scaled by; 0 for none",
+    )
+    training.add_argument(
+        "--share",
+        type=float,
+        default=defaults.share,
+        help="how far to go from the structural start to the trained weights",
     )
     training.add_argument("--photos", action="store_true", help="also photos of unclear origin: not to be shared")
     test = commands.add_parser("evaluate", help="measure a weights file, ours or the authors'")

@@ -27,6 +27,7 @@ __all__ = ["LOSSES", "Settings", "calibrate", "inputs_of", "learning_rate", "pai
 LOSSES = ("entropy", "center", "boxes")
 _WARM = 30  # steps in which the rate rises
 _SLOW = 0.1  # share of the rate that numbers about a tenth of the others have
+_AFTERWARDS = ("out", "root", "every", "calibrated", "share")  # what the steps do not depend on
 _FAST = ("frequencies", "pool2.sharpness", "pool3.sharpness")  # numbers near 1
 
 
@@ -46,6 +47,9 @@ class Settings:
         pairs: Pairs of a batch.
         rendered, real: Pairs to train on.
         calibrated: Held-out real pairs that say how far edges are to be believed, see `calibrate`; 0 believes them.
+        share: How far the written weights lie from the structural start towards the trained ones. Half-way keeps much of what
+            training gains and what the start has on objects that bend and turn (averaging of weights: Wortsman et al., "Robust
+            fine-tuning of zero-shot models", CVPR 2022).
         photos: Also train on photos of unclear origin.
         every: Steps between checkpoints.
     """
@@ -62,12 +66,13 @@ class Settings:
     rendered: int = 3500
     real: int = 1500
     calibrated: int = 400
+    share: float = 0.5
     photos: bool = False
     every: int = 50
 
     def fixed(self) -> dict[str, Any]:
         """What must not change when a run goes on from a checkpoint."""
-        return {name: value for name, value in vars(self).items() if name not in ("out", "root", "every", "calibrated")}
+        return {name: value for name, value in vars(self).items() if name not in _AFTERWARDS}
 
 
 class Batch(NamedTuple):
@@ -211,7 +216,9 @@ def train(settings: Settings) -> Path:
             seed=settings.seed,
         )
         print(f"edges believed by {calibrate(network, known):.2f}")
-    left = {name: value.float().contiguous() for name, value in sorted(network.state_dict().items())}
+    begun = PatchNet(zero_mean=settings.zero_mean).state_dict()
+    both = {name: torch.lerp(begun[name], value, settings.share) for name, value in network.state_dict().items()}
+    left = {name: value.float().contiguous() for name, value in sorted(both.items())}
     return write_bytes(settings.out / "weights.safetensors", save(left))
 
 
