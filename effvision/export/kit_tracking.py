@@ -75,11 +75,8 @@ def export_tracking_kit(
         exported = predictor.export(
             temporary / "model.onnx",
             batch="dynamic" if to.tensorrt is None else _TOGETHER,
-            opset=to.opset,
-            frames=real,
-            half=half,
-            notify=notify,
-        )
+            opset=to.opset, frames=real, half=half, notify=notify,
+        )  # fmt: skip
         report = fill_kit(
             temporary,
             exported,

@@ -19,7 +19,7 @@ from effvision.export._graphs import join_slices
 from effvision.export.device_check import check_device
 from effvision.export.half import make_half
 from effvision.models.patchnet.network import PatchAggregate
-from effvision.models.patchnet.program import run_rows
+from effvision.models.patchnet.program import Rows, run_rows
 from effvision.runtime.onnx import OnnxRuntime, open_session
 from effvision.state import State
 
@@ -128,7 +128,7 @@ def test_a_file_for_a_fixed_number_takes_any_number_in_groups(
     feed, state = example(objects)
     feed["refresh"][1] = 1
     wanted, kept = dynamic.step(feed, state.copy())
-    got, following = run_rows(fixed.step, feed, state.copy(), most=batch, fixed=True)
+    got, following = run_rows(fixed.step, Rows(feed, state.copy()), most=batch, fixed=True)
     near(wanted, got, 1e-5)
     near(kept.numpy(), following.numpy(), 1e-6)
 

@@ -41,7 +41,7 @@ __all__ = ["main"]
 # and those recorded. A GPU rounds float32 products to 10 bits (TF32) as half precision does: both are "fp16".
 TOLERANCES = {"fp32": (1e-4, 0.5), "fp16": (2e-2, 2.0)}
 CROPS = 2.0  # grey levels: OpenCV before release 5 takes samples at places rounded to 1/32 of a pixel
-TOGETHER = 16  # objects a call, where the model takes any number
+FEW, MANY = 4, 64  # objects a call, where the model takes any number: on a processor more leave its caches
 
 
 class Network:
@@ -79,7 +79,8 @@ class Network:
             shapes = {item["name"]: item["shape"][1:] for item in self.graph["outputs"]}
             return {name: np.zeros([0, *shape], np.float32) for name, shape in shapes.items()}, rows.held
         fixed = isinstance(self.axis, int)
-        return run_rows(self.step, rows, most=self.axis if fixed else TOGETHER, fixed=fixed)
+        most = self.axis if fixed else FEW if self.used == "CPUExecutionProvider" else MANY
+        return run_rows(self.step, rows, most=most, fixed=fixed)
 
     def start_state(self, count):
         """Return the state of objects without a template."""
