@@ -40,7 +40,7 @@ TEMPLATE, SEARCH = 64, 119
 _FILTERS = (64, 3, 8, 8)
 _GROWTH = SEARCH / TEMPLATE
 _GRAPH = ("filters", "mean")
-_TOGETHER = 16  # rows in one call on a processor: more only take more memory
+_FEW, _MANY = 4, 64  # rows in one call on a processor: few fit its caches; PyTorch's matcher sees to that by itself
 Feed = dict[str, NDArray[np.float32]]
 
 
@@ -259,7 +259,8 @@ def run_together(runtime: Any, parts: Sequence[Rows]) -> list[tuple[dict[str, ND
     if len(there) > 1:
         feed = {name: np.concatenate([one.feed[name] for one in there]) for name in rows.feed}
         rows = Rows(feed, State.stack([one.held for one in there]))
-    most = axis if isinstance(axis, int) else _TOGETHER if runtime.device == "cpu" else sum(counts)
+    many = _FEW if runtime.name == "onnx" else _MANY
+    most = axis if isinstance(axis, int) else many if runtime.device == "cpu" else sum(counts)
     outputs, following = run_rows(runtime.step, rows, most=most, fixed=isinstance(axis, int))
     if len(there) == 1:
         return [(outputs, following) if count else (empty, one.held) for one, count in zip(parts, counts, strict=True)]
