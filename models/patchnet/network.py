@@ -35,7 +35,7 @@ class Matcher(nn.Module):
 
     Attributes:
         zero_mean: Each template's mean colour is taken off it and off its search picture.
-        by_products: Correlate by slices and a matrix product (for export) instead of convolutions.
+        by_products: For export: slices and a matrix product instead of convolutions, and what else ONNX Runtime is fast at.
     """
 
     zero_mean: bool
@@ -126,11 +126,14 @@ class PatchNet(Matcher):
         taps2 = self.taps2.index_select(0, self.parents).T.flatten() * _RATE  # each child has one parent and one tap
         scaled = self._by_corner(filters) * taps2[:, None, None, None]
         level2 = _first_sum(self.correlate(search, scaled, stride=2), _normaliser(search, stride=2))
-        pooled2, shares2 = self.pool2.shares(_fold(level2))
+        pooled2, shares2 = self.pool2.shares(_fold(level2, for_onnx=self.by_products), for_onnx=self.by_products)
         # what the first pooling adds is linear in its shares, so it is taken together with the sum over children
         by_place = _dense(self.edges3) @ self.pool2.moves
-        level3 = _fold(_mixed(torch.cat((shares2, pooled2), dim=2), by_place, self.taps3))
-        pooled3, shares3 = self.pool3.shares(level3[:, :, _EDGES])  # of (M, 4, 5, 4 places, 11, 11)
+        level3 = _mixed(torch.cat((shares2, pooled2), dim=2), by_place, self.taps3)
+        level3 = _fold(level3, for_onnx=self.by_products)
+        pooled3, shares3 = self.pool3.shares(
+            level3[:, :, _EDGES], for_onnx=self.by_products
+        )  # of (M, 4, 5, 4 places, 11, 11)
         moved3 = (shares3[:, :, None] * (level3[:, :, :_EDGES] + self.pool3.moves[:, :, None, None])).sum(3)
         level4 = _mixed(torch.cat((moved3, pooled3), dim=2), _dense(self.edges4), self.taps4)
         return level4[:, 0, _EDGES], level4[:, 0, :_EDGES]
@@ -180,12 +183,16 @@ class SoftPool(nn.Module):
         self.moves = nn.Parameter(torch.stack([row, row, column, column]))
         self.sharpness = nn.Parameter(torch.ones(1))
 
-    def shares(self, four: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool scores of four places (M, P, 4, R, R) to (M, P, 1, R, R); also the places' shares, which add up to 1."""
-        sharpened = four.detach() * self.sharpness
-        # softmax written out: ONNX Runtime's is eight times as slow along an axis that is not the last
-        weights = torch.exp(sharpened - sharpened.amax(2, keepdim=True).detach())
-        return four.amax(2, keepdim=True), weights / weights.sum(2, keepdim=True)
+    def shares(self, four: Tensor, *, for_onnx: bool) -> tuple[Tensor, Tensor]:
+        """Pool scores of four places (M, P, 4, R, R) to (M, P, 1, R, R); also the places' shares, which add up to 1.
+
+        For ONNX the softmax is written out: ONNX Runtime's is eight times as slow along an axis that is not the last.
+        """
+        best, sharpened = four.amax(2, keepdim=True), four.detach() * self.sharpness
+        if not for_onnx:
+            return best, torch.softmax(sharpened, dim=2)
+        weights = torch.exp(sharpened - sharpened.amax(2, keepdim=True))
+        return best, weights / weights.sum(2, keepdim=True)
 
 
 def fourier_matrix(frequencies: Tensor) -> Tensor:
@@ -224,14 +231,17 @@ def _corner(maps: Tensor, place: int) -> Tensor:
     return maps[..., row : row + size, column : column + size]
 
 
-def _fold(maps: Tensor) -> Tensor:
+def _fold(maps: Tensor, *, for_onnx: bool) -> Tensor:
     """Bring the four places of each pooling window together: (..., 2 R, 2 R) -> (..., 4, R, R).
 
-    First along the rows, then whole rows: two moves of one axis are what ONNX Runtime has fast code for.
+    For ONNX first along the rows, then whole rows: ONNX Runtime moves one axis four times as fast as two at once.
     """
     size = maps.shape[-1] // 2
-    apart = maps.reshape(*maps.shape[:-1], size, 2).transpose(-1, -2)  # (..., 2 R, 2, R)
-    return apart.reshape(*maps.shape[:-2], size, 4, size).transpose(-2, -3).contiguous()
+    if for_onnx:
+        apart = maps.reshape(*maps.shape[:-1], size, 2).transpose(-1, -2)  # (..., 2 R, 2, R)
+        return apart.reshape(*maps.shape[:-2], size, 4, size).transpose(-2, -3).contiguous()
+    windows = maps.reshape(*maps.shape[:-2], size, 2, size, 2)
+    return windows.movedim((-3, -1), (-4, -3)).flatten(-4, -3)
 
 
 def _first_sum(maps: Tensor, weight: Tensor) -> Tensor:
