@@ -183,15 +183,15 @@ def network_times(model: PatchNet, effort: Effort) -> Times:
 
 def skipping(model: PatchNet, film: Sequence) -> dict[str, Any]:
     """A detector that takes a tenth of a second and knows the truth, on key frames only."""
-    places = {id(image): box for image, box in zip(film.frames, film.truth, strict=False)}
+    now = 0
 
     def detector(image: Any) -> Any:
         time.sleep(DETECTOR_S)
-        return places[id(image)][None]
+        return film.truth[now][None]
 
     fast = accelerate(detector, every=EVERY, model=model)
     started = time.perf_counter()
-    for image in film.frames:
+    for now, image in enumerate(film.frames):  # noqa: B007 - the detector knows which frame it is by it
         fast.update(image)
     spent_s = time.perf_counter() - started
     return {"speedup": DETECTOR_S * len(film.frames) / spent_s, **fast.share.to_dict()}

@@ -52,6 +52,16 @@ KEYS = {
         "ours_differs",
         "points_per_s",
     },
+    "tracking.py": {
+        "own_auc_keys5_synthetic",
+        "own_auc_keys10_synthetic",
+        "auc_alone_synthetic",
+        "wrong_unsaid_synthetic",
+        "false_lost_synthetic",
+        "false_lost_of_right_synthetic",
+        "floor_ratio_32",
+        "skip_speedup_synthetic",
+    },
 }
 pytestmark = [
     pytest.mark.slow,
@@ -116,3 +126,11 @@ def test_point_voxel_networks_tell_every_key_and_all_forms_agree() -> None:
     assert set(found) == {*KEYS["pvcnn.py"], "missed", "mode", "details", "machine"}
     assert max(found["details"]["baseline_differs"].values()) < 1e-5
     assert "random weights: timing only" in said
+
+
+def test_tracking_tells_every_key_and_runs_without_sequences_and_without_the_rival(tmp_path: Path) -> None:
+    said, found = run("tracking.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["tracking.py"], "missed", "mode", "details", "machine"}
+    assert found["details"]["skip"]["keys"] == 2 and found["details"]["skip"]["frames"] == 14
+    assert found["own_auc_keys5_synthetic"] > 0.8 and found["false_lost_synthetic"] == 0
+    assert "https://github.com/RalphMao/PatchNet" in said and "CSRT is left out" in said
