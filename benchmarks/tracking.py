@@ -211,7 +211,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
     film = _cut(crossing or generated(min(60, effort.frames)), effort)
     figures: list[Figure] = []
     if weights is not None:
-        authors = PatchNet.from_network(from_reference(read_checkpoint(weights)))
+        authors = PatchNet.from_network(from_reference(read_checkpoint(weights), zero_mean=True))
         for every, least in ((5, 0.80), (10, 0.76)):
             figures.append(
                 Figure(f"auc_keys{every}{end}", with_keys(authors, film, every), (">=", least), "authors' weights")
