@@ -382,9 +382,18 @@ def _facts(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def main(measure: Callable[[argparse.Namespace], tuple[list[Figure], dict[str, Any]]], text: str) -> int:
-    """Run a script: measure, print, and return 0 even where a limit is missed, since what failed is in the table."""
-    options = parser(text).parse_args()
+def main(
+    measure: Callable[[argparse.Namespace], tuple[list[Figure], dict[str, Any]]],
+    text: str,
+    add: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+) -> int:
+    """Run a script: measure, print, and return 0 even where a limit is missed, since what failed is in the table.
+
+    `add` gives the script options of its own.
+    """
+    made = parser(text)
+    add(made)
+    options = made.parse_args()
     use_threads()
     machine = describe()
     figures, details = measure(options)

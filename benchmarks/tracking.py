@@ -32,9 +32,8 @@ from _machine import GEMM, Contender, Figure, Times, floor_ratio, gemm, gemm_rat
 from _sequences import CROSSING, DRAGONBABY, WEIGHTS, Sequence, Snippet, generated, read_sequence, read_snippet
 
 from effvision import Detections, PatchNet, accelerate
-from effvision.checkpoints import read_checkpoint
 from effvision.metrics import FrameBoxes, TrackingScores, mean_iou_by_offset, success_auc, tracking_scores
-from effvision.models.patchnet.convert import from_reference
+from effvision.models.patchnet.network import PatchNet as Matcher
 
 RIVALS = Path(__file__).resolve().parents[1] / ".venv-rivals" / "bin" / "python"
 MULTIPLY_ADDS = 39_500_000
@@ -200,71 +199,117 @@ def skipping(model: PatchNet, film: Sequence) -> dict[str, Any]:
 # -- telling ---------------------------------------------------------------------------------------------------------------
 
 
-def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
-    """Run everything; return the figures and what they were made from."""
-    effort = Effort.of(options)
-    own = PatchNet.from_pretrained(runtime="torch")
-    crossing, dragon = (read_sequence(data, options.data) for data in (CROSSING, DRAGONBABY))
-    weights = WEIGHTS.find(options.data)
-    snippet = read_snippet(options.data, SURE)
-    end = "" if crossing is not None else "_synthetic"
-    film = _cut(crossing or generated(min(60, effort.frames)), effort)
-    figures: list[Figure] = []
-    if weights is not None:
-        authors = PatchNet.from_network(from_reference(read_checkpoint(weights), zero_mean=True))
-        for every, least in ((5, 0.80), (10, 0.76)):
-            figures.append(
-                Figure(f"auc_keys{every}{end}", with_keys(authors, film, every), (">=", least), "authors' weights")
-            )
-    for every, least in ((5, 0.80), (10, 0.76)):
-        figures.append(Figure(f"own_auc_keys{every}{end}", with_keys(own, film, every), (">=", least), "our weights"))
-    figures.append(Figure(f"auc_alone{end}", alone(own, film).auc, (">=", 0.68), "first box only, default session"))
-    hard = alone(own, _cut(dragon or generated(min(60, effort.frames)), effort))
-    late = "" if dragon is not None else "_synthetic"
-    figures += [
-        Figure(f"wrong_unsaid{late}", hard.wrong_unsaid, ("<=", 0.2), "IoU < 0.2 and not flagged lost, of all frames"),
-        Figure(f"false_lost{late}", hard.false_lost, ("<=", 0.1), "IoU >= 0.5 and flagged lost, of all frames"),
-        Figure(
-            f"false_lost_of_right{late}",
-            hard.false_lost_of_right,
-            ("<=", 0.1),
-            "the same, of the frames with IoU >= 0.5",
-        ),
+@dataclass(frozen=True)
+class Films:
+    """What is tracked on; `end` and `late` end the keys of generated films."""
+
+    easy: Sequence
+    hard: Sequence
+    snippet: Snippet | None
+    end: str
+    late: str
+
+    @staticmethod
+    def read(options: argparse.Namespace, effort: Effort) -> Films:
+        """Read the data folder; what is not there is generated."""
+        crossing, dragon = (read_sequence(data, options.data) for data in (CROSSING, DRAGONBABY))
+        return Films(
+            easy=_cut(crossing or generated(min(60, effort.frames)), effort),
+            hard=_cut(dragon or generated(min(60, effort.frames)), effort),
+            snippet=None if options.smoke else read_snippet(options.data, SURE),
+            end="" if crossing is not None else "_synthetic",
+            late="" if dragon is not None else "_synthetic",
+        )
+
+
+def keyed(model: PatchNet, films: Films, name: str, note: str) -> list[Figure]:
+    """The two figures of key frames."""
+    limits = ((5, 0.80), (10, 0.76))
+    return [
+        Figure(f"{name}auc_keys{every}{films.end}", with_keys(model, films.easy, every), (">=", least), note)
+        for every, least in limits
     ]
-    times = against_rival(own, film, effort)
+
+
+def snipped(model: PatchNet, films: Films, name: str) -> list[Figure]:
+    """The figures of the snippet, where there is one."""
+    if films.snippet is None:
+        return []
+    reached = carried(model, films.snippet, 6)
+    return [
+        Figure(f"{name}vid_iou_{since}", reached[since], (">=", least - 0.01), "6th frames carried on")
+        for since, least in enumerate(REFERENCE_IOU, 1)
+    ]
+
+
+def by_itself(model: PatchNet, films: Films) -> tuple[list[Figure], dict[str, Any]]:
+    """What is followed from its first box alone."""
+    easy, hard = alone(model, films.easy), alone(model, films.hard)
+    figures = [
+        Figure(f"auc_alone{films.end}", easy.auc, (">=", 0.68), "first box only, default session"),
+        Figure(
+            f"wrong_unsaid{films.late}", hard.wrong_unsaid, ("<=", 0.2), "IoU < 0.2, not flagged lost, of all frames"
+        ),
+        Figure(f"false_lost{films.late}", hard.false_lost, ("<=", 0.1), "IoU >= 0.5 and flagged lost, of all frames"),
+        Figure(f"false_lost_of_right{films.late}", hard.false_lost_of_right, ("<=", 0.1), "of those with IoU >= 0.5"),
+    ]
+    return figures, {"alone": easy.to_dict(), "dragon": hard.to_dict()}
+
+
+def speeds(model: PatchNet, films: Films, effort: Effort) -> tuple[list[Figure], dict[str, Any]]:
+    """Against the rival, against the machine, and with a detector on key frames."""
+    figures, times = [], against_rival(model, films.easy, effort)
     if "csrt" in times:
         over = [a / b for a, b in zip(times["csrt"], times["ours"], strict=True)]
         many = [a / (b / OBJECTS) for a, b in zip(times["csrt"], times[f"ours_{OBJECTS}"], strict=True)]
-        figures += [
+        figures = [
             Figure("csrt_over_ours", statistics.median(over), (">=", 6.0), "whole update, one object"),
             Figure("csrt_over_ours_32", statistics.median(many), (">=", 12.0), "ours per object with 32 objects"),
         ]
-    network = network_times(own, effort)
-    figures.append(
-        Figure(
-            "floor_ratio_32",
-            floor_ratio(network, "network", OBJECTS * MULTIPLY_ADDS),
-            ("<=", 2.0),
-            "network alone, PyTorch",
-        )
-    )
-    details: dict[str, Any] = {"update_ms": times, "gemm_gflops": round(gemm_rate(network) / 1e9, 1)}
-    if snippet is not None and not options.smoke:
-        for name, model in (("", own), ("authors_", authors)) if weights is not None else (("", own),):
-            reached = carried(model, snippet, 6)
-            figures += [
-                Figure(f"{name}vid_iou_{since}", reached[since], (">=", least - 0.01), "6th frames carried on")
-                for since, least in enumerate(REFERENCE_IOU, 1)
-            ]
-    skipped = skipping(own, film)
-    figures.append(Figure(f"skip_speedup{end}", skipped["speedup"], (">=", 3.0), "100 ms detector on every 8th frame"))
-    details |= {
+    network, skipped = network_times(model, effort), skipping(model, films.easy)
+    floor = floor_ratio(network, "network", OBJECTS * MULTIPLY_ADDS)
+    figures += [
+        Figure("floor_ratio_32", floor, ("<=", 2.0), "network alone, PyTorch"),
+        Figure(f"skip_speedup{films.end}", skipped["speedup"], (">=", 3.0), "100 ms detector on every 8th frame"),
+    ]
+    gemm_gflops = round(gemm_rate(network) / 1e9, 1)
+    return figures, {
+        "update_ms": times,
+        "gemm_gflops": gemm_gflops,
         "skip": skipped,
         "network_ms": network.to_dict(),
-        "alone": alone(own, film).to_dict(),
-        "dragon": hard.to_dict(),
     }
-    return figures, details
+
+
+def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
+    """Run everything, or only how well other weights follow; return the figures and what they were made from."""
+    effort = Effort.of(options)
+    films = Films.read(options, effort)
+    if options.weights:
+        other = _model(options.weights)
+        figures, details = by_itself(other, films)
+        return [*keyed(other, films, "", options.weights), *figures, *snipped(other, films, "")], details
+    own = PatchNet.from_pretrained(runtime="torch")
+    published = WEIGHTS.find(options.data)
+    figures, details = by_itself(own, films)
+    figures = [*keyed(own, films, "own_", "our weights"), *figures, *snipped(own, films, "")]
+    if published is not None:
+        authors = _model(str(published))
+        figures = [*keyed(authors, films, "", "authors' weights"), *figures, *snipped(authors, films, "authors_")]
+    fast, times = speeds(own, films, effort)
+    return [*figures, *fast], {**details, **times}
+
+
+def _model(weights: str) -> PatchNet:
+    """The matcher of a weights file, ours or the authors', or the structural start; without mean colour, as ours is."""
+    if weights == "start":
+        return PatchNet.from_network(Matcher(zero_mean=True))
+    card = "patchnet-got10k" if weights.endswith((".pth", ".pt")) else "patchnet-synthetic"
+    return PatchNet.from_pretrained(weights, card=card, runtime="torch")
+
+
+def _add(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--weights", metavar="FILE", help="only how well these follow; `start`: the structural start")
 
 
 def _cut(film: Sequence, effort: Effort) -> Sequence:
@@ -273,4 +318,4 @@ def _cut(film: Sequence, effort: Effort) -> Sequence:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    raise SystemExit(main(measure, __doc__ or ""))
+    raise SystemExit(main(measure, __doc__ or "", _add))

@@ -13,7 +13,7 @@ from effvision.host.peaks import SCORES
 from effvision.models.patchnet.given import check_boxes
 from effvision.predictor import Memory
 
-__all__ = ["Known", "Settings", "TrackMemory", "check_boxes", "check_ids", "is_whole", "number"]
+__all__ = ["Known", "Settings", "TrackMemory", "check_ids", "is_whole", "number"]
 
 _LARGEST_ID = 2**53
 

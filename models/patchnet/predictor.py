@@ -21,11 +21,11 @@ from effvision.host.crops import crop_boxes, search_windows, template_windows
 from effvision.host.peaks import SCORES, Score
 from effvision.host.tracking import Rule
 from effvision.metadata import Metadata
+from effvision.models.patchnet.given import check_boxes
 from effvision.models.patchnet.memory import (
     Known,
     TrackMemory,
     begin,
-    check_boxes,
     check_ids,
     check_memory,
     lost_or_found,
