@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from effvision.clouds import Cloud
 from effvision.errors import InputError, RangeError
-from effvision.models.pvcnn.ground import heights_above_ground, spacing_of
-from effvision.models.pvcnn.surroundings import mean_around, shapes_around
+from effvision.host.ground import heights_above_ground, spacing_of
+from effvision.host.surroundings import mean_around, shapes_around
 
 __all__ = ["FEATURES", "Scene", "Spec", "prepare"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from effvision.clouds import Cloud
 from effvision.errors import SourceError
-from effvision.models.pvcnn.ground import heights_above_ground, spacing_of
+from effvision.host.ground import heights_above_ground, spacing_of
 from effvision.models.pvcnn.preparation import Scene, Spec, prepare
 from effvision.sources.clouds import open_cloud
 

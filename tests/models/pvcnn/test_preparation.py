@@ -10,7 +10,7 @@ import pytest
 
 from effvision.clouds import Cloud
 from effvision.errors import InputError, RangeError
-from effvision.models.pvcnn.ground import heights_above_ground, spacing_of
+from effvision.host.ground import heights_above_ground, spacing_of
 from effvision.models.pvcnn.preparation import FEATURES, Scene, Spec, prepare
 
 SPEC = Spec(25.0, 2048, ("height_low", "height", "height_smooth", "intensity", "returns", "echoes", "shape", "spacing"))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from effvision.models.pvcnn.ground import heights_above_ground, spacing_of, without_low_outliers
-from effvision.models.pvcnn.surroundings import mean_around, shapes_around
+from effvision.host.ground import heights_above_ground, spacing_of, without_low_outliers
+from effvision.host.surroundings import mean_around, shapes_around
 
 Array = NDArray[np.float64]
 
