@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_optional", "_files"),
     ("clouds", "detections", "metadata", "results", "state", "tracks"),
     ("host", "ops"),
-    ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
+    ("export", "incremental", "metrics", "runtime", "sample_scenes", "sources", "training", "viz"),
     ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
     (
