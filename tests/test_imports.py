@@ -78,6 +78,7 @@ TORCH_AT_TOP = (
     "effvision.models.*.frustum",
     "effvision.models.*.fusing",
     "effvision.models.*.layers",
+    "effvision.models.*.maps",
     "effvision.models.*.stages",
     "effvision.models.*.convert",
     "effvision.models.*.recipe*",
