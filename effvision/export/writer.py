@@ -177,6 +177,7 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
     arguments = (*inputs, *states)
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
     results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
+    forms = module.onnx_forms() if hasattr(module, "onnx_forms") else None  # of operators of its own
     try:
         with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
@@ -189,6 +190,7 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
                 dynamic_shapes=dynamic if axes else None,
                 external_data=False,
                 verbose=False,
+                custom_translation_table=forms,
             )
             assert program is not None
             model = program.model_proto

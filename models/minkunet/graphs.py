@@ -19,6 +19,7 @@ from effvision.models.minkunet.maps import Convolves, Maps
 from effvision.models.minkunet.network import SparseUNet
 from effvision.ops.sparse_conv import KernelMap
 from effvision.ops.sparse_points import PointMap
+from effvision.ops.sparse_tables import onnx_forms, picked_products, row_sums, summed_products
 
 __all__ = ["PairGraph", "TableGraph"]
 
@@ -70,37 +71,14 @@ class PairGraph(_Graph):
 class TableGraph(_Graph):
     """The network as gathers, products and sums."""
 
+    onnx_forms = staticmethod(onnx_forms)
+
     def maps(self, tables: Tables) -> Maps:
         """Take the tables as they are."""
         near = [_NearMap(tables, f"near{level}") for level in range(DOWNS + 1)]
         down = [_DownMap(tables, level) for level in range(DOWNS)]
         points = [_Points(tables, f"points{level}") for level in POINT_LEVELS if self.network.has_points]
         return Maps(cast("list[Convolves]", near), down, points)
-
-
-class _Sums:
-    """Sums of rows by the tables of one name."""
-
-    def __init__(self, tables: Tables, name: str) -> None:
-        self.tables = [table for key, table in tables.items() if key.startswith(f"{name}_sum")]
-        self.crowd = tables.get(f"{name}_crowd")
-        self.rows = tables[f"{name}_rows"]
-
-    def __call__(self, summands: Tensor) -> Tensor:
-        """(N, C) -> (rows, C); the summand that fills up rows is zero."""
-        nothing = summands.new_zeros(1, summands.shape[1])
-        found = [nothing, *(F.embedding(table, summands).sum(1) for table in self.tables)]
-        stack = torch.cat(found)
-        if self.crowd is not None:
-            stack = torch.cat([stack, F.embedding(self.crowd, stack).sum(1)])
-        return F.embedding(self.rows, stack)
-
-
-def _products(x: Tensor, weight: Tensor, source: Tensor, offset: Tensor) -> Tensor:
-    """Rows (V, C) and weights (K, C, O) by chunks (n, B) -> (n * B, O); those of the last chunk are zero."""
-    taps = torch.cat([weight, weight.new_zeros(1, *weight.shape[1:])])
-    found = torch.matmul(F.embedding(source, x), taps.index_select(0, offset))
-    return found.reshape(-1, weight.shape[2])
 
 
 def _finished(out: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
@@ -113,54 +91,57 @@ class _NearMap:
     """A submanifold convolution of 3x3x3."""
 
     def __init__(self, tables: Tables, name: str) -> None:
-        self.source, self.offset = tables[f"{name}_source"], tables[f"{name}_offset"]
-        self.sums = _Sums(tables, name)
+        self.chunks = tables[f"{name}_source"], tables[f"{name}_offset"]
+        self.sums = _sums(tables, name)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
         """As `effvision.ops.sparse_conv.convolve`."""
         centre = x @ weight[_CENTRE] if bias is None else torch.addmm(bias, x, weight[_CENTRE])
-        out = centre + self.sums(_products(x, weight, self.source, self.offset))
-        return _finished(out, None, residual, relu)
+        return _finished(centre + summed_products(x, weight, *self.chunks, *self.sums), None, residual, relu)
 
 
 class _DownMap:
     """A convolution of 2x2x2 with stride 2."""
 
     def __init__(self, tables: Tables, level: int) -> None:
-        self.source, self.offset = tables[f"down{level}_source"], tables[f"down{level}_offset"]
-        self.sums = _Sums(tables, f"down{level}")
+        self.chunks = tables[f"down{level}_source"], tables[f"down{level}_offset"]
+        self.sums = _sums(tables, f"down{level}")
         self.turned = _UpMap(tables, level)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
         """As `effvision.ops.sparse_conv.convolve`."""
-        out = self.sums(_products(x, weight, self.source, self.offset))
-        return _finished(out, bias, residual, relu)
+        return _finished(summed_products(x, weight, *self.chunks, *self.sums), bias, residual, relu)
 
 
 class _UpMap:
     """The transposed convolution of a `_DownMap`: each output row is one product."""
 
     def __init__(self, tables: Tables, level: int) -> None:
-        self.source, self.offset = tables[f"up{level}_source"], tables[f"down{level}_offset"]
+        self.chunks = tables[f"up{level}_source"], tables[f"down{level}_offset"]
         self.rows = tables[f"up{level}_rows"]
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
         """As `effvision.ops.sparse_conv.convolve`."""
-        out = F.embedding(self.rows, _products(x, weight, self.source, self.offset))
-        return _finished(out, bias, residual, relu)
+        return _finished(picked_products(x, weight, *self.chunks, self.rows), bias, residual, relu)
 
 
 class _Points:
     """Points among the voxels of a level."""
 
     def __init__(self, tables: Tables, name: str) -> None:
-        self.sums = _Sums(tables, name)
-        self.shares, self.corners, self.weights = (tables[f"{name}_{one}"] for one in ("shares", "corners", "weights"))
+        self.sums, self.rows = _sums(tables, name)
+        self.crowd, self.shares, self.corners, self.weights = (
+            tables[f"{name}_{one}"] for one in ("crowd", "shares", "corners", "weights")
+        )
 
     def mean(self, points: Tensor) -> Tensor:
         """(P, C) -> (V, C)."""
-        return self.sums(torch.cat([points, points.new_zeros(1, points.shape[1])])) * self.shares
+        return row_sums(points, self.sums, self.crowd, self.rows) * self.shares
 
     def read(self, voxels: Tensor) -> Tensor:
         """(V, C) -> (P, C)."""
         return torch.matmul(self.weights[:, None], F.embedding(self.corners, voxels)).squeeze(1)
+
+
+def _sums(tables: Tables, name: str) -> tuple[list[Tensor], Tensor]:
+    return [table for key, table in tables.items() if key.startswith(f"{name}_sum")], tables[f"{name}_rows"]
