@@ -82,7 +82,9 @@ def graph_spec(channels: int, classes: int, *, points: bool) -> GraphSpec:
     for name, axes in table_axes(points=points).items():
         shape = tuple(f"{ROWS}{name} {place}" if size is None else size for place, size in enumerate(axes))
         tables.append(TensorSpec(name, shape, "float32" if name.endswith(("_shares", "_weights")) else "int64"))
-    return GraphSpec("step", (TensorSpec("feats", ("rows", channels)), *tables), (TensorSpec("logits", ("rows", classes)),))
+    return GraphSpec(
+        "step", (TensorSpec("feats", ("rows", channels)), *tables), (TensorSpec("logits", ("rows", classes)),)
+    )
 
 
 def card_network(card: Card, weights: Path | None, kind: Input, *, seed: int = 0) -> SparseUNet:

@@ -55,8 +55,8 @@ class PairGraph(_Graph):
 
         def kernel_map(name: str, volume: int, inputs: int, outputs: int, identity: int) -> KernelMap:
             source, target, bounds = pairs_of(arrays, name, volume, outputs)
-            sides = (torch.from_numpy(side).to(device) for side in (source, target))
-            return KernelMap(*sides, tuple(bounds.tolist()), inputs, outputs, identity)
+            sources, targets = (torch.from_numpy(side).to(device) for side in (source, target))
+            return KernelMap(sources, targets, tuple(bounds.tolist()), inputs, outputs, identity)
 
         near = [kernel_map(f"near{level}", 27, count, count, _CENTRE) for level, count in enumerate(rows)]
         down = [kernel_map(f"down{level}", 8, rows[level], rows[level + 1], -1) for level in range(DOWNS)]
@@ -78,7 +78,7 @@ class TableGraph(_Graph):
         near = [_NearMap(tables, f"near{level}") for level in range(DOWNS + 1)]
         down = [_DownMap(tables, level) for level in range(DOWNS)]
         points = [_Points(tables, f"points{level}") for level in POINT_LEVELS if self.network.has_points]
-        return Maps(cast("list[Convolves]", near), down, points)
+        return Maps(cast("list[Convolves]", near), cast("list[Convolves]", down), points)
 
 
 def _finished(out: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
@@ -136,7 +136,7 @@ class _Points:
 
     def mean(self, points: Tensor) -> Tensor:
         """(P, C) -> (V, C)."""
-        return row_sums(points, self.sums, self.crowd, self.rows) * self.shares
+        return cast(Tensor, row_sums(points, self.sums, self.crowd, self.rows) * self.shares)
 
     def read(self, voxels: Tensor) -> Tensor:
         """(V, C) -> (P, C)."""

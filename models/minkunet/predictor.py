@@ -1,8 +1,8 @@
 """MinkUNet and SPVCNN from a cloud of points to a class for each of them. Needs no torch at import.
 
-Choy, Gwak and Savarese, "4D Spatio-Temporal ConvNets", CVPR 2019; Tang et al., "Searching Efficient 3D Architectures with Sparse
-Point-Voxel Convolution", ECCV 2020. A cloud goes through the network as a whole, a very large one in columns that overlap
-(`effvision.models.minkunet.labelling`).
+Choy, Gwak and Savarese, "4D Spatio-Temporal ConvNets", CVPR 2019; Tang et al., "Searching Efficient 3D Architectures with
+Sparse Point-Voxel Convolution", ECCV 2020. A cloud goes through the network as a whole, a very large one in columns that
+overlap (`effvision.models.minkunet.labelling`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -58,7 +58,7 @@ class SparsePredictor(CloudPredictor):
     def __new__(cls, runtime: Runtime, metadata: Metadata) -> SparsePredictor:
         """Make what the description says."""
         made = {one.network: one for one in (MinkUNet, SPVCNN)}.get(str(metadata.options.get("network")), cls)
-        return cast(SparsePredictor, super().__new__(cls if cls.network else made))
+        return super().__new__(cls if cls.network else made)
 
     def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
         """Take a runtime and a description that fit each other; `from_pretrained` makes both.
@@ -284,8 +284,8 @@ class SparsePredictor(CloudPredictor):
                 begin += 8 * side
         coords = np.concatenate(blocks)
         if self.network == SPVCNN.network:
-            crowd = coords[rng.integers(0, len(coords), 12)]
-            coords = np.concatenate([coords, *([crowd] * 60)])
+            again = [np.repeat(coords[rng.integers(0, len(coords), 30)], count, axis=0) for count in (1, 4, 12, 60)]
+            coords = np.concatenate([coords, *again])
         coords = coords[np.lexsort(coords.T[::-1])]
         return coords, rng.standard_normal((len(coords), self.inputs.channels)).astype(np.float32)
 
