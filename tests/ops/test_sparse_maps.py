@@ -172,6 +172,9 @@ def test_every_map_of_a_level_is_made_once() -> None:
     assert voxels.between(voxels.down(2, 2)[0]) is voxels.down(2, 2)[1]
     other = voxels.down(3, 2)[0]
     assert voxels.between(other, kernel=2) is voxels.between(other, kernel=2)
+    fewer = Voxels(other.keys[:3], stride=2)
+    assert voxels.between(fewer, kernel=2).outputs == 3
+    assert voxels.between(other, kernel=2).outputs == len(other)
 
 
 def test_a_level_knows_its_stride_and_clouds() -> None:
