@@ -12,6 +12,7 @@ from effvision.errors import DTypeError, InputError, RangeError, StateError
 from effvision.host.peaks import SCORES
 from effvision.models.patchnet.given import check_boxes
 from effvision.predictor import Memory
+from effvision.state import State
 
 __all__ = ["Known", "Settings", "TrackMemory", "check_ids", "is_whole", "number"]
 
@@ -114,6 +115,26 @@ def check_memory(memory: TrackMemory) -> None:
     )
     if not sound:
         raise StateError(f"the saved session's memory is damaged: {memory!r:.200}")
+
+
+def check_together(memory: TrackMemory, state: State) -> None:
+    """Refuse objects of a saved memory that are not those of the saved state's rows.
+
+    Raises:
+        StateError: there are more or fewer, others are lost, or numbers that no object can have.
+    """
+    hint = "hint: the file is damaged or was put together from two; begin a new session"
+    if state.batch != len(memory.objects):
+        raise StateError(
+            f"the saved memory has {len(memory.objects)} objects, and the saved state {state.batch}\n{hint}"
+        )
+    rows = {name: np.asarray(array) for name, array in state.items()}
+    odd = [name for name, array in rows.items() if name != "height" and not np.isfinite(array).all()]
+    odd += [name for name in ("size", "first_size", "height", "likely") if not (rows[name] > 0).all()]
+    if odd:
+        raise StateError(f"the saved state has a `{odd[0]}` that no object can have\n{hint}")
+    if rows["lost"].tolist() != [one.lost_since_s is not None for one in memory.objects]:
+        raise StateError(f"in the saved state other objects are lost than in the saved memory\n{hint}")
 
 
 def _can_be_set(settings: Settings) -> bool:

@@ -28,6 +28,7 @@ from effvision.models.patchnet.memory import (
     begin,
     check_ids,
     check_memory,
+    check_together,
     lost_or_found,
     number,
     settings_of,
@@ -205,6 +206,10 @@ class PatchNet(Predictor):
         memory = TrackMemory.from_dict(data)
         check_memory(memory)
         return memory
+
+    def check_restored(self, memory: Memory, state: State) -> None:
+        """Refuse a saved memory whose objects are not those of the saved state."""
+        check_together(cast(TrackMemory, memory), state)
 
     def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
         """Say `source` or `seek` if this frame does not continue the stream."""
