@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,19 @@ def begin(memory: TrackMemory, ids: Sequence[int | None], kinds: Sequence[int] =
         following = max(following, own + 1)
         new.append(Known(own, kinds[place] if kinds else -1))
     return tuple(new), following
+
+
+def joined_names(told: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Class names by number: as a detector tells them now, else as it did before; some name only what they found."""
+    return tuple(now or before for now, before in zip_longest(told, known, fillvalue=""))
+
+
+def given_up(one: Known, memory: TrackMemory, now_s: float) -> bool:
+    """Whether an object has been lost for too long, or missed by the detector too often."""
+    limit, since = memory.settings.max_lost_s, one.lost_since_s
+    too_long = limit is not None and since is not None and now_s - since >= limit
+    missed = one.missed > (0 if since is not None else memory.settings.max_missed)
+    return too_long or (memory.kinds is not None and missed)
 
 
 def lost_or_found(one: Known, lost: bool, now_s: float) -> Known:
