@@ -107,8 +107,8 @@ def accelerate(
         confidence: An object's score below which the frame becomes a key frame too, 0..1; an object that is lost does the same.
             With `budget_ms` not sooner than earlier key frames are paid for. Default: only by the count or the budget.
         model: A PatchNet; default: that of `PatchNet.from_pretrained()`.
-        **options: Of the session: `least_overlap`, `max_missed`, `max_lost_s`, `fps`, `score`, `templates`. With another `score`
-            than `likeness`, `confidence` is compared with that one.
+        **options: Of the session: `least_overlap`, `max_missed`, `max_lost_s`, `fps`, `score`, `templates`. With another
+            `score` than `likeness`, `confidence` is compared with that one.
 
     Raises:
         DTypeError: `detector` can neither be called nor is it a path.

@@ -96,7 +96,8 @@ class PatchNet(Predictor):
     what it found besides becomes a new object; what it missed is given up if it was lost, or missed more than `max_missed`
     times in a row.
 
-    All frames of a session have one size. Boxes may reach over the border of the frame.
+    All frames of a session have one size. Boxes may reach over the border of the frame. A box of one plain colour is followed by
+    that colour alone: its score is 0.6 at most (0 by the paper's scores), and once lost it is not found again.
     """
 
     family: ClassVar[str] = "patchnet"

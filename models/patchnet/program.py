@@ -179,7 +179,12 @@ def open_objects(
     state, boxes, scores = half.state, half.boxes.copy(), half.scores.copy()
     boxes[half.anew] = half.starts[: len(half.anew)]
     if len(half.starts):
-        new = State({**following, **begin(half.starts, opened.feed["search"], outputs["response"], rule)})
+        new = State(
+            {
+                **following,
+                **begin(half.starts, opened.feed["template"], opened.feed["search"], outputs["response"], rule),
+            }
+        )
         state = State.stack([state, new]) if state.batch else new
         # those that start anew take the place they had
         count, again = half.state.batch, len(half.anew)
