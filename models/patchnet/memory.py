@@ -130,7 +130,8 @@ def check_together(memory: TrackMemory, state: State) -> None:
             f"the saved memory has {len(memory.objects)} objects, and the saved state {state.batch}\n{hint}"
         )
     rows = {name: np.asarray(array) for name, array in state.items()}
-    odd = [name for name, array in rows.items() if name != "height" and not np.isfinite(array).all()]
+    endless = ("height", "lost_s")  # of a plain colour; of a clock that jumped
+    odd = [name for name, array in rows.items() if name not in endless and not np.isfinite(array).all()]
     odd += [name for name in ("size", "first_size", "height", "likely") if not (rows[name] > 0).all()]
     if odd:
         raise StateError(f"the saved state has a `{odd[0]}` that no object can have\n{hint}")
@@ -163,8 +164,9 @@ def check_ids(value: Any, count: int | None = None, *, name: str = "ids") -> tup
         InputError: not so many whole numbers from 0 on, all different.
     """
     try:
+        value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         given = [value] if isinstance(value, (int, np.integer)) else list(value)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise DTypeError(f"`{name}` must be whole numbers; got {value!r:.80}") from error
     if not all(is_whole(one) and 0 <= one <= _LARGEST_ID for one in given):
         raise InputError(f"`{name}` must be whole numbers, 0 or more, {_LARGEST_ID} at most; got {value!r:.80}")

@@ -16,12 +16,12 @@ import numpy as np
 from effvision._files import sha256
 from effvision.cards import Card
 from effvision.detections import as_detections
-from effvision.errors import DTypeError, InputError, ModelFileError, ShapeError
+from effvision.errors import DetectorError, DTypeError, InputError, ModelFileError, ShapeError
 from effvision.host.crops import crop_boxes, search_windows, template_windows
 from effvision.host.peaks import SCORES, Score
 from effvision.host.tracking import Rule
 from effvision.metadata import Metadata
-from effvision.models.patchnet.given import check_boxes
+from effvision.models.patchnet.given import MOST_OBJECTS, check_boxes
 from effvision.models.patchnet.memory import (
     TrackMemory,
     begin,
@@ -96,8 +96,8 @@ class PatchNet(Predictor):
     what it found besides becomes a new object; what it missed is given up if it was lost, or missed more than `max_missed`
     times in a row.
 
-    All frames of a session have one size. Boxes may reach over the border of the frame. A box of one plain colour is followed by
-    that colour alone: its score is 0.6 at most (0 by the paper's scores), and once lost it is not found again.
+    All frames of a session have one size. Boxes may reach over the border of the frame. A box that holds one plain colour is
+    followed by that colour alone: its score is 0.6 at most (0 by the paper's scores), and once lost it is not found again.
     """
 
     family: ClassVar[str] = "patchnet"
@@ -264,6 +264,11 @@ class PatchNet(Predictor):
         key, names = "detections" in inputs and found is not None, held.names
         if key:
             detections = as_detections(found, height=height, width=width)
+            if len(detections) > MOST_OBJECTS:
+                raise DetectorError(
+                    f"the detector returned {len(detections)} boxes; {MOST_OBJECTS} are the most\n"
+                    "hint: suppress those that lie over each other (`effvision.host.boxes.nms`), or keep the best"
+                )
             arrays["found"], names = detections.boxes.astype(np.float64), joined_names(detections.names, names)
             own = np.array([held.objects[row].kind for row in kept] + [one.kind for one in starting], np.int64)
             other = detections.classes

@@ -89,6 +89,7 @@ BAD_IDS: list[tuple[Any, list[str]]] = [
     ([10**400, 1], ["whole numbers"]),
     ([2**63, 1], ["whole numbers"]),
     (np.array([1, 2], "timedelta64[s]"), ["whole numbers"]),
+    (torch.tensor([1.0, 2.0]), ["whole numbers"]),
 ]
 BAD_REMOVALS: list[tuple[Any, list[str]]] = [
     ([3], ["`remove`", "3", "not followed", "there are: 1, 2"]),
@@ -110,6 +111,7 @@ BAD_UPDATES: list[tuple[dict[str, Any], type, list[str]]] = [
         ({"detections": bad}, DetectorError, ["hint:"])
         for bad in ("boxes", 5, [[1, 2, 3]], {"scores": []}, [[0.1, 0.1, 0.9, 0.9]], [[1, 2, 30, 40, 50.0]], object())
     ),
+    ({"detections": np.tile([1.0, 2, 30, 40], (4097, 1))}, DetectorError, ["4097", "4096", "hint:"]),
     *(
         ({"timestamp": bad}, InputError, ["`timestamp`"])
         for bad in (np.nan, np.inf, -np.inf, "0.2", True, [0.2], 1j, 10**400, np.timedelta64(1, "s"), object())

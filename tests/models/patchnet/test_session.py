@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from effvision import PatchNet, Session, State, Tracks
 from effvision.errors import InputError, ShapeError
@@ -137,6 +138,8 @@ def test_numbers_that_are_given_push_the_next_ones_up(model: PatchNet, clips: An
     assert session.update(frame, boxes=[box]).ids.tolist() == [7, 0, 8]
     assert session.update(frame, boxes=[box], ids=np.array([3])).ids.tolist() == [7, 0, 8, 3]
     assert session.update(frame, boxes=[box, box]).ids.tolist() == [7, 0, 8, 3, 9, 10]
+    assert session.update(frame, boxes=torch.tensor([box]), ids=torch.tensor([12])).ids.tolist()[-1] == 12
+    assert session.update(frame, remove=torch.tensor([0, 12])).ids.tolist() == [7, 8, 3, 9, 10]
 
 
 def test_boxes_of_the_first_frame_take_the_place_of_those_of_the_session(model: PatchNet, clips: Any) -> None:
