@@ -73,7 +73,7 @@ _IN_KITS = {
 
 
 class PatchNet(Predictor):
-    """Follow any number of objects from the boxes they start in; all of them in one call of a small network.
+    """Follow any number of objects from the boxes they start in; all of them go through a small network together.
 
     `session` and `stream` take these options:
         boxes: (M, 4) `x1 y1 x2 y2` in pixels of the objects to begin with in the first frame.

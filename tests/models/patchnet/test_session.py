@@ -278,6 +278,24 @@ def test_frames_of_another_size_are_refused_until_a_reset(model: PatchNet, clips
     assert len(session.update(frame[:, :300])) == 2
 
 
+def test_an_update_that_is_interrupted_at_its_end_leaves_the_session_as_it_was(
+    model: PatchNet, clips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = followed(model, clips, 2)
+    untouched, _ = followed(model, clips, 2)
+    frame, finish = clips.clip(3)[2], model.finish
+
+    def interrupted(*given: Any) -> Any:
+        finish(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.update(frame, boxes=[[1, 1, 40, 40]], remove=1)
+    assert clips.said(session.update(frame)) == clips.said(untouched.update(frame))
+
+
 # -- whole files ---------------------------------------------------------------------------------------------------------
 
 
