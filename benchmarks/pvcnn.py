@@ -55,9 +55,9 @@ from effvision.models.pvcnn.network import PVCNN, s3dis
 from effvision.models.pvcnn.predictor import PVCNN as PVCNNPredictor
 from effvision.models.pvcnn.recipe_parts_evaluate import TEST_SEED
 from effvision.models.pvcnn.recipe_parts_train import NETWORKS, part_network
-from effvision.models.pvcnn.sample import sample_cloud
 from effvision.models.pvcnn.shapes import make_cloud
 from effvision.models.pvcnn.unit_cloud import unit_cloud
+from effvision.sample_scenes import sample_scene
 
 CLASSES, WIDTH = 13, 0.25
 Run = Callable[[], object]
@@ -321,8 +321,8 @@ def in_turn(network: nn.Module, clouds: list[Tensor]) -> Run:
 
 def points_per_s(effort: Effort) -> float:
     """Label a scene as a user would, best of three."""
-    model, cloud = PVCNNPredictor.from_pretrained("pvcnn-lidarhd", runtime="onnx"), sample_cloud(side_m=effort.scene_m)
-    model.predict(sample_cloud(side_m=20.0))
+    model, cloud = PVCNNPredictor.from_pretrained("pvcnn-lidarhd", runtime="onnx"), sample_scene(side_m=effort.scene_m)
+    model.predict(sample_scene(side_m=20.0))
     taken = []
     for _ in range(3):
         started = time.perf_counter()

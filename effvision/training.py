@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from effvision._files import write_bytes
+from effvision.errors import CheckpointError
 
-__all__ = ["advance", "decay_groups", "follow", "keep", "kept", "save_weights"]
+__all__ = ["advance", "decay_groups", "follow", "keep", "kept", "load_weights", "save_weights"]
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
@@ -25,6 +28,28 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> Path:
         if not name.endswith("num_batches_tracked")
     }
     return write_bytes(path, save(left))
+
+
+def load_weights(path: Path, network: N) -> N:
+    """Load what `save_weights` wrote, and return the network in eval mode; it computes in fp32 with the file's fp16 numbers.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, or weights of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = {name: value.float() for name, value in load_file(path).items()}
+        missing = network.load_state_dict(tensors, strict=False)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"cannot read the weights {path}: {error}") from error
+    lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
+    if lacking or missing.unexpected_keys:
+        raise CheckpointError(
+            f"{path} holds another network: {lacking[:3]} missing, {missing.unexpected_keys[:3]} unknown"
+        )
+    return network.eval()
 
 
 def decay_groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:

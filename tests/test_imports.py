@@ -25,7 +25,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_optional", "_files"),
     ("clouds", "detections", "metadata", "results", "state", "tracks"),
     ("host", "ops"),
-    ("export", "incremental", "metrics", "runtime", "sources", "training", "viz"),
+    (
+        "export",
+        "incremental",
+        "metrics",
+        "runtime",
+        "sample_scenes",
+        "sources",
+        "training",
+        "training_lidar",
+        "training_lidar_run",
+        "viz",
+    ),
     ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
     (
@@ -53,6 +64,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 TORCH_AT_TOP = (
     "effvision.ops.*",
     "effvision.training",
+    "effvision.training_lidar_run",
     "effvision.incremental*",
     "effvision.export*",
     "effvision.runtime.torch",

@@ -68,7 +68,7 @@ class Input(Protocol):
 
 @dataclass(frozen=True)
 class SceneInput:
-    """Open scenes of any size in columns: heights above the ground and `preparation.FEATURES`, see there.
+    """Open scenes of any size in columns: heights above the ground and `FEATURES` of `effvision.host.scene_features`.
 
     Attributes:
         spec: Columns and channels.

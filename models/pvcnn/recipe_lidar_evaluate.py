@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from effvision.clouds import Cloud
-from effvision.errors import CheckpointError
 from effvision.host.blocks import Blocks, Votes
-from effvision.metrics import SegmentationScores, confusion_matrix
 from effvision.models.pvcnn.network import PVCNN
 from effvision.models.pvcnn.preparation import Spec, prepare
-from effvision.models.pvcnn.recipe_lidar_data import CLASSES, IGNORED, targets
 from effvision.models.pvcnn.recipe_lidar_network import lidar_network
+from effvision.training import load_weights
+from effvision.training_lidar import CLASSES
 
-__all__ = ["load_lidar", "predict_scene", "score_scene"]
+__all__ = ["load_lidar", "predict_scene"]
 
 MERGE_BELOW = 48
 """Points below which a column is given to a neighbour."""
@@ -30,21 +29,7 @@ def load_lidar(path: Path, spec: Spec) -> PVCNN:
     Raises:
         CheckpointError: no such file, not safetensors, or weights of another network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    network = lidar_network(spec)
-    try:
-        tensors = {name: value.float() for name, value in load_file(path).items()}
-        missing = network.load_state_dict(tensors, strict=False)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"cannot read the weights {path}: {error}") from error
-    lacking = [name for name in missing.missing_keys if not name.endswith("num_batches_tracked")]
-    if lacking or missing.unexpected_keys:
-        raise CheckpointError(
-            f"{path} holds another network: {lacking[:3]} missing, {missing.unexpected_keys[:3]} unknown"
-        )
-    return network.eval()
+    return load_weights(path, lidar_network(spec))
 
 
 def predict_scene(network: nn.Module, cloud: Cloud, spec: Spec) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -57,9 +42,3 @@ def predict_scene(network: nn.Module, cloud: Cloud, spec: Spec) -> tuple[NDArray
             logits = network(torch.from_numpy(scene.channels(chunk.index))[None])[0]  # (K, n)
             votes.add(chunk.index, logits.softmax(0).T.numpy())
     return votes.result()
-
-
-def score_scene(network: nn.Module, cloud: Cloud, spec: Spec) -> SegmentationScores:
-    """Compare with the labels of the tile; points of label 0 are left out."""
-    labels, _ = predict_scene(network, cloud, spec)
-    return SegmentationScores(confusion_matrix(targets(cloud), labels, len(CLASSES), ignore=IGNORED), CLASSES)

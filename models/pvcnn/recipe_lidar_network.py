@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from effvision.models.pvcnn.network import PVCNN
 from effvision.models.pvcnn.preparation import Spec
-from effvision.models.pvcnn.recipe_lidar_data import CLASSES
 from effvision.models.pvcnn.stages import Stage
+from effvision.training_lidar import CLASSES
 
 __all__ = ["SPEC", "STAGES", "lidar_network"]
 

@@ -22,7 +22,8 @@ from effvision.cards import Card, get_card, list_cards
 from effvision.demos.channel import Limits
 from effvision.demos.labelling import POINT, Job, check_name, stated_bytes, stated_points
 from effvision.errors import CardError, InputError
-from effvision.models.pvcnn.sample import sample_cloud, small_sample, write_sample
+from effvision.models.pvcnn.sample import small_sample, write_sample
+from effvision.sample_scenes import sample_scene
 from effvision.sources.cloud_writer import write_ply
 from effvision.viz import class_colors
 from page_server import Page, read, served
@@ -239,7 +240,7 @@ def test_more_bytes_than_were_announced_are_refused(page: Page) -> None:
 
 
 def test_too_many_points_are_refused_and_many_are_thinned(small_points: Page, tmp_path: Path) -> None:
-    cloud = sample_cloud(1, side_m=40.0, points_per_m2=1.5)
+    cloud = sample_scene(1, side_m=40.0, points_per_m2=1.5)
     few = cloud.select(np.arange(1200))
     fields = {name: few.fields[name] for name in ("intensity", "return_number", "num_returns")}
     file = write_ply(tmp_path / "few.ply", few.xyz, **fields)
@@ -300,7 +301,7 @@ def test_a_labelled_cloud_is_gone_with_its_visitor(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    cloud = sample_cloud(2, side_m=190.0)
+    cloud = sample_scene(2, side_m=190.0)
     fields = {name: cloud.fields[name] for name in ("intensity", "return_number", "num_returns")}
     return write_ply(tmp_path_factory.mktemp("large") / "large.ply", cloud.xyz, **fields).read_bytes()
 

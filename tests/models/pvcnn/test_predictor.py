@@ -34,8 +34,9 @@ from effvision.models.pvcnn.network import PVCNN as Network
 from effvision.models.pvcnn.network import PVCNN2, PointNet, shapenet
 from effvision.models.pvcnn.predictor import PVCNN
 from effvision.models.pvcnn.preparation import Spec, prepare
-from effvision.models.pvcnn.sample import LABELS as SAMPLE_LABELS
-from effvision.models.pvcnn.sample import sample_cloud, sample_room, write_sample
+from effvision.models.pvcnn.sample import sample_room, write_sample
+from effvision.sample_scenes import LABELS as SAMPLE_LABELS
+from effvision.sample_scenes import sample_scene
 from effvision.sources import open_cloud, write_ply
 
 
@@ -51,7 +52,7 @@ def network(channels: int = 5, *, seed: int = 0, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def scene() -> Cloud:
-    return sample_cloud(1, side_m=36.0, points_per_m2=2.0)
+    return sample_scene(1, side_m=36.0, points_per_m2=2.0)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from effvision.clouds import Cloud
 from effvision.errors import InputError, ModelFileError
 from effvision.models.pvcnn.assemble import build
 from effvision.models.pvcnn.predictor import PVCNN
-from effvision.models.pvcnn.sample import sample_cloud, small_sample
+from effvision.models.pvcnn.sample import small_sample
+from effvision.sample_scenes import sample_scene
 from effvision.sources import write_ply
 
 pytest.importorskip("onnx")
@@ -33,7 +34,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def scene() -> Cloud:
-    return sample_cloud(1, side_m=30.0, points_per_m2=2.0)
+    return sample_scene(1, side_m=30.0, points_per_m2=2.0)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,62 +12,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from effvision.clouds import Cloud
 from effvision.errors import CheckpointError
 from effvision.models.pvcnn import recipe_lidar
 from effvision.models.pvcnn.preparation import Spec
 from effvision.models.pvcnn.recipe import main
 from effvision.models.pvcnn.recipe_lidar import Settings, crossvalidate, train
-from effvision.models.pvcnn.recipe_lidar_data import CLASSES, IGNORED, Columns, alter, read_tiles, targets, thinned
-from effvision.models.pvcnn.recipe_lidar_evaluate import load_lidar, predict_scene, score_scene
+from effvision.models.pvcnn.recipe_lidar_data import Columns
+from effvision.models.pvcnn.recipe_lidar_evaluate import load_lidar, predict_scene
 from effvision.models.pvcnn.recipe_lidar_network import SPEC, lidar_network
+from effvision.training import save_weights
+from effvision.training_lidar import CLASSES, IGNORED, read_tiles, score_scene, targets
+from scans_made import TILES, tile
 
 SMALL = Spec(25.0, 64, SPEC.features)
 
 
-def tile(seed: int, points: int = 1500) -> Cloud:
-    """A field with a hedge row, a house and a few trees."""
-    rng = np.random.default_rng(seed)
-    xyz = rng.uniform(0, 40, (points, 3)) * [1, 1, 0.001]
-    label = np.ones(points, np.uint8)
-    for number, (low, high), where in (
-        (2, (0.25, 0.6), xyz[:, 0] < 6), (3, (2, 9), xyz[:, 1] > 32), (4, (5, 5.1), (abs(xyz[:, :2] - 20) < 6).all(axis=1))
-    ):  # fmt: skip
-        label[where] = number
-        xyz[where, 2] += rng.uniform(low, high, np.count_nonzero(where))
-    label[:20] = 0
-    count = np.where(label == 3, 3, 1)
-    fields = {
-        "label": label, "intensity": rng.gamma(3, 300, points).astype(np.uint16),
-        "num_returns": count.astype(np.uint8), "return_number": rng.integers(1, count + 1).astype(np.uint8),
-    }  # fmt: skip
-    return Cloud(xyz.astype(np.float32), fields, name=f"tile {seed}")
-
-
-TILES = {f"tile-{seed}": tile(seed) for seed in range(2)}
-
-
 def settings(out: Path, **changes: Any) -> Settings:
     return Settings(out, **{"steps": 4, "columns": 2, "every": 2, "spec": SMALL, **changes})
-
-
-def test_an_altered_tile_keeps_points_and_labels_together_and_is_seeded() -> None:
-    cloud = tile(0, 4000)
-    for seed in range(12):
-        first, second = (alter(cloud, np.random.default_rng(seed)) for _ in range(2))
-        np.testing.assert_array_equal(first.xyz, second.xyz)
-        assert set(first.fields) == set(cloud.fields) and 0 < len(first) <= len(cloud)
-        for name, values in first.fields.items():
-            np.testing.assert_array_equal(values, second.fields[name])
-        assert set(np.unique(first.field("label"))) <= {0, 1, 2, 3, 4}
-    assert cloud.xyz.tobytes() == tile(0, 4000).xyz.tobytes()  # the tile itself stays as it is
-    assert (cloud.field("label") == tile(0, 4000).field("label")).all()
-
-
-def test_a_thinned_tile_has_the_density_asked_for() -> None:
-    cloud = tile(0, 16000)  # ten a square metre
-    assert len(thinned(cloud, 2.0)) == pytest.approx(2.0 * 1600, rel=0.1)
-    assert thinned(cloud, 50.0) is cloud
 
 
 def test_batches_depend_on_seed_and_step_alone() -> None:
@@ -84,17 +46,17 @@ def test_batches_depend_on_seed_and_step_alone() -> None:
 
 def test_a_run_that_was_killed_ends_where_an_unbroken_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = load_file(train(TILES, settings(tmp_path / "whole")))
-    step = recipe_lidar._step
+    loss = recipe_lidar._loss
 
-    def killed(*given: Any) -> float:
-        if given[3] == 3:
+    def killed(*given: Any) -> torch.Tensor:
+        if given[2] == 3:
             raise KeyboardInterrupt
-        return step(*given)
+        return loss(*given)
 
-    monkeypatch.setattr(recipe_lidar, "_step", killed)
+    monkeypatch.setattr(recipe_lidar, "_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         train(TILES, settings(tmp_path / "broken"))
-    monkeypatch.setattr(recipe_lidar, "_step", step)
+    monkeypatch.setattr(recipe_lidar, "_loss", loss)
     again = load_file(train(TILES, settings(tmp_path / "broken")))
     assert whole.keys() == again.keys()
     for name, value in whole.items():
@@ -114,12 +76,11 @@ def test_ignored_points_do_not_count_in_the_loss() -> None:
     network, columns = lidar_network(SMALL), Columns(TILES, SMALL, columns=2, pool=2)
     for cloud in columns.tiles.values():
         assert (targets(cloud)[:20] == IGNORED).all()
-    columns._held = {
+    columns._tiles._held = {
         slot: (0, made[0], np.full(len(made[1]), IGNORED))
-        for slot, made in ((slot, columns._scene(slot, 0)) for slot in range(2))
+        for slot, made in ((slot, columns._tiles.tile(slot, 0)) for slot in range(2))
     }
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.0)
-    loss = recipe_lidar._step(network, optimiser, columns, 0, settings(Path()))
+    loss = float(recipe_lidar._loss(network, columns, 0, settings(Path())).detach())
     assert np.isnan(loss) or loss == 0
 
 
@@ -129,7 +90,7 @@ def test_every_point_of_a_scene_gets_an_answer_and_scores_count_the_labelled(tmp
     labels, scores = predict_scene(network, cloud, SMALL)
     assert labels.shape == scores.shape == (len(cloud),)
     assert labels.min() >= 0 and labels.max() < len(CLASSES) and (scores > 0.25 - 1e-6).all()
-    assert score_scene(network, cloud, SMALL).points == len(cloud) - 20
+    assert score_scene(partial(predict_scene, network, spec=SMALL), cloud).points == len(cloud) - 20
 
 
 def test_cross_validation_leaves_out_each_tile_and_goes_on(tmp_path: Path) -> None:
@@ -162,7 +123,7 @@ def test_the_command_scores_a_folder_of_tiles(tmp_path: Path, capsys: pytest.Cap
     cloud = tile(3)
     np.savez(tmp_path / "val" / "a.npz", xyz=cloud.xyz, **cloud.fields)
     assert read_tiles(tmp_path / "val")["a"].field("label").tolist() == cloud.field("label").tolist()
-    weights = recipe_lidar.save_weights(lidar_network().state_dict(), tmp_path / "w.safetensors")
+    weights = save_weights(lidar_network().state_dict(), tmp_path / "w.safetensors")
     command = ["lidar", "evaluate", str(weights), "--data", str(tmp_path), "--json", str(tmp_path / "r.json")]
     assert main([*command, "--density", "0.5"]) == 0
     assert 600 < json.loads((tmp_path / "r.json").read_text())["a"]["points"] < 1000

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effvision.models.pvcnn.ground import cells_of
+from effvision.host.ground import cells_of
 
 __all__ = ["mean_around", "shapes_around"]
 
