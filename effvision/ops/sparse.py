@@ -433,7 +433,7 @@ def _taps(weight: Tensor, kernel: Kernel) -> Tensor:
 
 def _places(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
     """(P, 3) points in voxels, none of them NaN or too far off to become whole numbers."""
-    sides = (voxel_size,) * 3 if isinstance(voxel_size, (int, float)) else tuple(voxel_size)
+    sides = tuple(voxel_size) if isinstance(voxel_size, Sequence) else (voxel_size,) * 3
     if len(sides) != 3 or not all(math.isfinite(side) and side > 0 for side in sides):
         raise RangeError(f"`voxel_size` must be above 0, one number or three; got {voxel_size!r:.80}")
     if points.is_complex() or points.dtype == torch.bool:

@@ -323,10 +323,10 @@ def test_operators_keep_the_dtype(dtype: torch.dtype) -> None:
 def test_gradients_reach_features_and_weights_through_a_small_network() -> None:
     coords = cloud(1, side=2, batches=2, share=0.9)
     x = tensor_of(coords)
-    given = [x.given(), weight_for(3), weight_for(2, 3, 2), weight_for(2, 2, 2)]
+    given = [x.given(), weight_for((3, 1, 3)), weight_for(2, 3, 2), weight_for(2, 2, 2)]
 
     def call(feats: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-        y = submanifold_conv3d(SparseTensor(feats, torch.from_numpy(coords)), first)
+        y = submanifold_conv3d(SparseTensor(feats, torch.from_numpy(coords)), first, kernel_size=(3, 1, 3))
         up = sparse_conv_transpose3d(sparse_conv3d(y, second), third, y)
         return torch.cat(
             [cat([up, avg_pool3d(up, 3, 1)]).given().flatten(), global_avg_pool3d(max_pool3d(up)).flatten()]
