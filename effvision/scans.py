@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
+from effvision.cards import Card
 from effvision.clouds import Cloud
 from effvision.errors import DTypeError, EffvisionError, InputError, StateError, StreamingError
 from effvision.predictor import Memory, Predictor
@@ -163,6 +164,11 @@ class CloudPredictor(Predictor):
         arrays = self.prepare_cloud(cloud)
         held.cloud = cloud
         return {**arrays, "seed": np.array([held.seed]), "progress": np.array([held.progress])}
+
+    @classmethod
+    @abstractmethod
+    def fields_of(cls, card: Card) -> tuple[str, ...]:
+        """Return the fields a cloud must have for a card, besides its coordinates, without loading the model."""
 
     @abstractmethod
     def prepare_cloud(self, cloud: Cloud) -> dict[str, np.ndarray]:

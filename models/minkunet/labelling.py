@@ -50,7 +50,7 @@ def label(
         run: The network: coords and feats of some rows -> logits (rows, K).
         cells: How many steps of `coords` a voxel is wide.
         at_once: Rows that go through together; a part may hold more where the square of two margins does.
-        tell: Told after each part how many rows of how many are done.
+        tell: Told before the first part and after each how many rows of how many are done.
 
     Returns:
         Labels (P,) int32 and scores (P,) float32 in 0..1.
@@ -61,6 +61,8 @@ def label(
     coords, feats = arrays["coords"], arrays["feats"]
     labels, scores = np.zeros(len(coords), np.int32), np.zeros(len(coords), np.float32)
     done = 0
+    if tell is not None:
+        tell(done, len(coords))
     for own, seen in columns(coords, cells=cells, at_once=at_once):
         logits = np.asarray(run(coords[seen], feats[seen]), np.float32)
         if not np.isfinite(logits).all():

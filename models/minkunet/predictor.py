@@ -153,6 +153,11 @@ class SparsePredictor(CloudPredictor):
         """How many steps of the rows' coordinates a voxel is wide."""
         return 1 if self.inputs.point_m is None else round(self.inputs.voxel_m / self.inputs.point_m)
 
+    @classmethod
+    def fields_of(cls, card: Card) -> tuple[str, ...]:
+        """Return the fields a cloud must have for a card."""
+        return parse_input(card.preprocess).fields
+
     def prepare_cloud(self, cloud: Cloud) -> dict[str, np.ndarray]:
         """Return `coords` (R, 4), `feats` (R, C) and `inverse` (P,), the row of each point."""
         cloud.need(self.fields)
@@ -169,12 +174,18 @@ class SparsePredictor(CloudPredictor):
 
         rows = len(arrays["coords"])
         with tqdm(total=rows, unit="row", unit_scale=True, disable=not arrays["progress"][0], leave=False) as bar:
+
+            def tell(done: int, total: int) -> None:
+                bar.update(done - bar.n)
+                if self.watch is not None:
+                    self.watch(done, total)
+
             labels, scores = label(
                 arrays,
                 run,
                 cells=self.cells,
                 at_once=labelling.AT_ONCE,
-                tell=lambda done, total: bar.update(done - bar.n),
+                tell=tell,
             )
         return {"labels": labels, "scores": scores}, state
 

@@ -117,6 +117,11 @@ class PVCNN(CloudPredictor):
         """Fields a cloud must have besides its coordinates."""
         return self.inputs.fields
 
+    @classmethod
+    def fields_of(cls, card: Card) -> tuple[str, ...]:
+        """Return the fields a cloud must have for a card."""
+        return parse_input(card.preprocess).fields
+
     def prepare_cloud(self, cloud: Cloud) -> dict[str, np.ndarray]:
         """Return `xyz` (P, 3) and what else does not depend on the chunk."""
         cloud.need(self.fields)
