@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ __all__ = ["BACKENDS", "Carrier", "carrier_for", "from_spconv_weight", "sparse_b
 
 BACKENDS = ("auto", "torch", "triton", "spconv")
 
+_log = logging.getLogger(__name__)
 _SPCONV_DTYPES = (torch.float16, torch.float32)
 _asked: ContextVar[str] = ContextVar("sparse_backend", default="auto")
 
@@ -108,7 +110,8 @@ def _triton_module() -> Any:
     """`sparse_triton`, or None where there is no Triton."""
     try:
         return importlib.import_module("effvision.ops.sparse_triton")
-    except ImportError:
+    except (ImportError, OSError) as error:
+        _log.info("sparse convolutions on GPUs go without Triton: %s", error)
         return None
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,26 @@ def test_a_choice_ends_with_its_block_and_stays_in_its_thread(monkeypatch: pytes
         assert carrier_for(rows(0, 1, 1)) is not None
         raise RuntimeError
     assert carrier_for(rows(0, 1, 1)) is None and seen == [None]
+
+
+@pytest.mark.parametrize(
+    ("triton", "works", "dtype", "taken"),
+    [
+        (True, True, torch.float16, True),
+        (True, False, torch.float16, False),
+        (True, True, torch.float64, False),
+        (False, True, torch.float16, False),
+    ],
+)
+def test_unasked_a_gpu_takes_triton_where_it_is_there_and_works_for_the_dtype(
+    triton: bool, works: bool, dtype: torch.dtype, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = SimpleNamespace(DTYPES=(torch.float16,), works=lambda device, dtype: works, by_triton=object())
+    monkeypatch.setattr("effvision.ops.sparse_backends._triton_module", lambda: kernel if triton else None)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)
+    assert carrier_for(on_gpu) is (kernel.by_triton if taken else None)
+    with sparse_backend("torch"):
+        assert carrier_for(on_gpu) is None
 
 
 def test_double_precision_is_refused_by_spconv(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ def test_offsets_that_no_row_has_are_nothing() -> None:
     apart = np.arange(70)[:, None] * [10, 0, 0, 0]
     check(KernelMap.of(neighbours(sort_keys(pack(apart))[0], 3), DEVICE), 4, 8, torch.float32)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
+    check(KernelMap.of(neighbours(keys_of(1), 3), DEVICE), 4, 8, torch.float32)  # row 0 is a row, not none
     unseen = KernelMap(none, none, (0, 0, 0), 3, 5)  # no output sees an input
     check(unseen, 4, 8, torch.float32)
     nobody = KernelMap(none, none, (0, 0, 0), 3, 0)
@@ -164,14 +165,17 @@ from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from effvision.ops import sparse_triton as ours
+# what Triton makes constants of: absent arrays, and sizes of 1
+BARE = {"bias": None, "residual": None, "outputs": 1, "channels_in": 1, "channels_out": 1, "volume": 1, "RELU": False}
 for dtype, letters in ((torch.float32, "fp32"), (torch.float16, "fp16"), (torch.bfloat16, "bf16")):
-    fixed = ours.block_sizes(256, 256, dtype) | {"RELU": True, "PRECISION": "ieee", "WIDE": False}
-    kinds = dict.fromkeys(("x", "weight", "bias", "residual", "out"), "*" + letters) | {"table": "*i32"}
-    signature = {name: "constexpr" if name in fixed else kinds.get(name, "i32") for name in ours._kernel.arg_names}
-    source = ASTSource(ours._kernel, signature, fixed)
-    made = compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"enable_fp_fusion": True})
-    assert len(made.asm["cubin"]) > 1000
-    assert ("mma" in made.asm["ptx"]) == (dtype != torch.float32), dtype  # tensor cores
+    for channels, more in ((256, {}), (1, BARE)):
+        fixed = ours.block_sizes(channels, channels, dtype) | {"RELU": True, "PRECISION": "ieee", "WIDE": False} | more
+        kinds = dict.fromkeys(("x", "weight", "bias", "residual", "out"), "*" + letters) | {"table": "*i32"}
+        signature = {name: "constexpr" if name in fixed else kinds.get(name, "i32") for name in ours._kernel.arg_names}
+        source = ASTSource(ours._kernel, signature, fixed)
+        made = compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32), options={"enable_fp_fusion": True})
+        assert len(made.asm["cubin"]) > 1000
+        assert ("mma" in made.asm["ptx"]) == (dtype != torch.float32), dtype  # tensor cores
 """
 
 
