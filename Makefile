@@ -33,7 +33,7 @@ help:  ## this list
 	@echo "make soak      the long benchmarks: thousands of frames, memory growth, lag over minutes"
 	@echo "make train     make the bundled weights again (hours on two cores; goes on after an interruption)"
 	@echo "make rivals    the environment of the benchmarks' rivals, .venv-rivals"
-	@echo "make backends  tests of sparse convolutions on spconv, and on Triton in its interpreter (700 MB to download; no GPU needed)"
+	@echo "make backends  tests of sparse convolutions on spconv, and on Triton in its interpreter (290 MB to download for Triton)"
 	@echo "make clean     remove what the other targets made, .venv too"
 	@echo
 	@echo "PORT=8000 HOST=0.0.0.0   where \`make demo\` listens (a camera needs https or localhost: see README)"

@@ -221,7 +221,8 @@ class OnnxDetector:
         if found:
             either = " or ".join(f"{one.classes} classes ({one.layout})" for one in found)
             raise ModelFileError(
-                f"{self.path} {what}, which may mean {either}\nhint: tell its classes with `names=[...]`"
+                f"{self.path} {what}, which may mean {either}\n"
+                "hint: tell its classes: `OnnxDetector(path, names=[...])`, which `accelerate` takes instead of the path"
             )
         named = f" and {known} class names" if known else ""
         raise self._refusal(f"{what}{named}, which fits no known layout")

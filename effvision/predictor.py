@@ -393,6 +393,13 @@ class Predictor(ABC):
         fresh = self.initial_memory(**options)
         return type(fresh).from_dict(data)
 
+    def check_restored(self, memory: Memory, state: State) -> None:  # noqa: B027 - most families have nothing to compare
+        """Refuse a saved memory and a saved state that do not belong together.
+
+        Raises:
+            StateError: they do not.
+        """
+
     def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
         """Say why this input does not continue the stream (`seek`, `gap`, `source`), or None."""
         return None

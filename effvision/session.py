@@ -64,11 +64,11 @@ class Session:
             outputs: Mapping[str, Array] | None = None
             if arrays is not None:
                 outputs, self.state = self.predictor.program(self.predictor.runtime, arrays, self.state)
+            ran = time.perf_counter()
+            return self._end(outputs, Timing(prepare_ms=(prepared - started) * 1e3, run_ms=(ran - prepared) * 1e3))
         except BaseException:  # a picture that cannot be used must not cost the stream what it knows
             self.state, self.memory = before
             raise
-        ran = time.perf_counter()
-        return self._end(outputs, Timing(prepare_ms=(prepared - started) * 1e3, run_ms=(ran - prepared) * 1e3))
 
     def reset(self, reason: str = "reset") -> None:
         """Forget everything seen; the options stay. The next result says `reason`, a short text."""
@@ -132,7 +132,13 @@ class Session:
         expected = predictor.initial_state()
         one_row = predictor.counts == "stream"
         if _kinds(expected, rows=one_row) != _kinds(state, rows=one_row):
-            raise StateError(f"{path} holds {state}, but this model's state is {expected}")
+            raise StateError(
+                f"{path} holds {state}, but this model's state is {expected}\nhint: open it with the model that saved it"
+            )
+        try:
+            predictor.check_restored(memory, state)
+        except StateError as error:
+            raise StateError(f"{path}: {error}") from error
         session = cls(predictor, memory, state)
         session._fresh = fresh
         return session

@@ -22,7 +22,8 @@ class Tracks(Result):
         boxes: (M, 4) float32, `x1 y1 x2 y2` in pixels, half-open. They may reach over the border of the frame. The box of a
             lost object is where it was last believed to be.
         ids: (M,) int64: an object keeps its number as long as it is followed.
-        scores: (M,) float32, 0..1: how sure the place is.
+        scores: (M,) float32, 0..1: how sure the place is; in a key frame the detector's own, of what it found. The scores
+            `plain` and `temporal` of PatchNet may leave 0..1.
         lost: (M,) bool: the object is not where it was looked for; it is searched for around its box.
         classes: (M,) int64: the detector's class number, or -1 where nobody told one.
         names: Class names by number; empty where they are not known.

@@ -438,6 +438,13 @@ def test_a_shape_tells_its_layout(shape: tuple[int, ...], classes: int | None, l
     assert [found.layout for found in readings(shape, (640, 640), classes)] == [layout]
 
 
+def test_the_names_tell_an_end_to_end_file_whose_rows_are_as_many_as_places() -> None:
+    """Strides 16 and 32 have 300 places in 192x320 pixels."""
+    assert [found.layout for found in readings((1, 300, 6), (192, 320), 80)] == ["end to end"]
+    assert [found.layout for found in readings((1, 300, 6), (192, 320), 2)] == ["v8 transposed"]
+    assert len(readings((1, 300, 6), (192, 320))) > 1
+
+
 @pytest.mark.parametrize(
     ("shape", "classes"),
     [

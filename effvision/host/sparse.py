@@ -16,7 +16,7 @@ even volume; -1, 0, 1 for size 3, and 0, 1 for size 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -32,12 +32,16 @@ __all__ = [
     "MOST_BATCHES",
     "Kernel",
     "Pairs",
+    "check_coords",
+    "check_range",
     "coarser",
     "kernel_offsets",
     "neighbours",
+    "nothing_left",
     "pack",
     "rows_of",
     "sort_keys",
+    "standing_twice",
     "triple",
     "unpack",
 ]
@@ -92,6 +96,65 @@ class Pairs:
         return len(self.source) + (self.inputs if self.identity >= 0 else 0)
 
 
+# -- checks, which `effvision.ops.sparse_maps` shares -------------------------------------------------------------------------
+
+
+def check_coords(shape: Sequence[int], dtype: object, *, whole: bool) -> None:
+    """Refuse what are no coordinates of voxels, by the shape and dtype of an array or tensor; `whole`: an integer dtype.
+
+    Raises:
+        ShapeError: not (V, 4), or no voxel.
+        DTypeError: not of a whole-number dtype.
+    """
+    if len(shape) != 2 or shape[1] != 4:
+        raise ShapeError(f"`coords` must be (V, 4): x, y, z, batch; got {tuple(shape)}")
+    if not whole:
+        raise DTypeError(
+            f"`coords` must be whole numbers of voxels; got {dtype}\n"
+            "hint: divide metres by the side of a voxel and round them down"
+        )
+    if not shape[0]:
+        raise ShapeError("`coords` holds no voxel: there is nothing to convolve")
+
+
+def check_range(low: Sequence[float], high: Sequence[float]) -> None:
+    """Refuse coordinates that do not fit into a key.
+
+    Args:
+        low: Least x, y, z and batch.
+        high: Greatest.
+
+    Raises:
+        RangeError: beyond `FARTHEST`, or a batch outside 0..`MOST_BATCHES` - 1; NaN too.
+    """
+    if not all(a >= -FARTHEST and b < FARTHEST for a, b in zip(low[:3], high[:3], strict=True)):
+        raise RangeError(
+            f"coordinates reach from {[*low[:3]]} to {[*high[:3]]} voxels; they must lie in {-FARTHEST}..{FARTHEST - 1}\n"
+            "hint: subtract the least coordinates, or take larger voxels"
+        )
+    if low[3] < 0 or high[3] >= MOST_BATCHES:
+        raise RangeError(
+            f"the batches in `coords` must lie in 0..{MOST_BATCHES - 1}; got {low[3]}..{high[3]}\n"
+            "hint: columns are x, y, z, batch; where the batch stands first: `coords[:, [1, 2, 3, 0]]`"
+        )
+
+
+def standing_twice(count: int, voxel: Sequence[int], rows: tuple[int, int]) -> InputError:
+    """The error about `count` voxels that are given twice, the first of them in two rows."""
+    return InputError(
+        f"`coords` holds {count} voxels twice, first {[*voxel]} (x, y, z, batch) in rows {rows[0]} and {rows[1]}\n"
+        "hint: average the points of a voxel first: `SparseTensor.from_points`"
+    )
+
+
+def nothing_left(kernel: Kernel, stride: Kernel) -> InputError:
+    """The error about a strided kernel that sees no voxel."""
+    return InputError(
+        f"no voxel falls under a kernel of {kernel} with stride {stride}: the result would be empty\n"
+        "hint: a kernel at least as wide as the stride sees every voxel"
+    )
+
+
 # -- keys ------------------------------------------------------------------------------------------------------------------
 
 
@@ -109,23 +172,8 @@ def pack(coords: NDArray[Any]) -> Keys:
         DTypeError: not of a whole-number dtype.
         RangeError: a coordinate beyond `FARTHEST`, or a batch outside 0..`MOST_BATCHES` - 1.
     """
-    if coords.ndim != 2 or coords.shape[1] != 4:
-        raise ShapeError(f"`coords` must be (V, 4): x, y, z, batch; got {coords.shape}")
-    if coords.dtype.kind not in "iu":
-        raise DTypeError(
-            f"`coords` must be whole numbers of voxels; got {coords.dtype}\n"
-            "hint: divide metres by the side of a voxel and round them down"
-        )
-    if not len(coords):
-        raise ShapeError("`coords` holds no voxel: there is nothing to convolve")
-    low, high = coords.min(axis=0).tolist(), coords.max(axis=0).tolist()
-    if min(low[:3]) < -FARTHEST or max(high[:3]) >= FARTHEST:
-        raise RangeError(
-            f"`coords` reach from {low[:3]} to {high[:3]}; they must lie in {-FARTHEST}..{FARTHEST - 1}\n"
-            "hint: subtract the least coordinates, or take larger voxels"
-        )
-    if low[3] < 0 or high[3] >= MOST_BATCHES:
-        raise RangeError(f"the batches in `coords` must lie in 0..{MOST_BATCHES - 1}; got {low[3]}..{high[3]}")
+    check_coords(coords.shape, coords.dtype, whole=coords.dtype.kind in "iu")
+    check_range(coords.min(axis=0).tolist(), coords.max(axis=0).tolist())
     x, y, z, batch = (coords[:, axis].astype(np.int64) for axis in range(4))
     return _packed(batch, x, y, z)
 
@@ -151,11 +199,8 @@ def sort_keys(keys: Keys) -> tuple[Keys, Index]:
     found = keys[order]
     twice = np.flatnonzero(found[1:] == found[:-1])
     if len(twice):
-        first, second = order[twice[0]], order[twice[0] + 1]
-        raise InputError(
-            f"`coords` holds {len(twice)} voxels twice, first {unpack(found[twice[:1]])[0].tolist()} (x, y, z, batch) in "
-            f"rows {first} and {second}\nhint: average the points of a voxel first: `SparseTensor.from_points`"
-        )
+        first, second = order[twice[0] : twice[0] + 2].tolist()
+        raise standing_twice(len(twice), unpack(found[twice[:1]])[0].tolist(), (first, second))
     rows = np.empty(len(keys), np.int64)
     rows[order] = np.arange(len(keys))
     return found, rows
@@ -281,7 +326,8 @@ def coarser(keys: Keys, kernel: Kernel = 2, stride: Kernel = 2, dilation: Kernel
         The sorted keys of the outputs, whose coordinates count in steps of `stride`, and the map.
 
     Raises:
-        InputError: as `kernel_offsets`.
+        InputError: as `kernel_offsets`; or no input falls under the kernel.
+        RangeError: with a stride of 1 voxels spread: beyond `FARTHEST`.
     """
     offsets, steps = kernel_offsets(kernel, dilation), triple(stride, "stride")
     batch, *axes = _fields(keys)
@@ -304,10 +350,9 @@ def coarser(keys: Keys, kernel: Kernel = 2, stride: Kernel = 2, dilation: Kernel
         found.append(_packed(batch[own], *(axis[own] // step for axis, step in zip(moved, steps, strict=True))))
     out, inverse = np.unique(np.concatenate(found), return_inverse=True)
     if not len(out):
-        raise InputError(
-            f"no voxel falls under a kernel of {kernel} with stride {stride}: the result would be empty\n"
-            "hint: a kernel at least as wide as the stride sees every voxel"
-        )
+        raise nothing_left(kernel, stride)
+    reached = unpack(out)  # with a stride of 1 voxels spread
+    check_range(reached.min(axis=0).tolist(), reached.max(axis=0).tolist())
     ends = np.cumsum([len(own) for own in rows])
     return out, _joined(list(zip(rows, np.split(inverse, ends[:-1]), strict=True)), len(keys), len(out))
 

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effvision.errors import InputError, ShapeError
-from effvision.host.sparse import KEY_STEPS, Index, Keys, Pairs, coarser, neighbours, pack, rows_of
+from effvision.host.sparse import KEY_STEPS, Index, Keys, Pairs, check_range, coarser, neighbours, pack, rows_of
 
-__all__ = ["Levels", "PointTable", "build_levels", "point_table"]
+__all__ = ["BELOW_ONE", "Levels", "PointTable", "build_levels", "in_no_voxel", "point_table"]
 
-_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # so that a point's own voxel always has a share
+BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+"""The greatest share of a voxel's neighbour, so that a point's own voxel always has one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +82,21 @@ def point_table(keys: Keys, places: NDArray[Any], batch: NDArray[Any]) -> PointT
         batch: (P,) whole numbers.
 
     Raises:
-        ShapeError: not P places and P batches.
+        ShapeError: not P places and P batches, or no point.
+        RangeError: a place beyond `FARTHEST`, NaN and infinity included.
         InputError: a point outside all voxels.
     """
     if places.ndim != 2 or places.shape[1] != 3 or batch.shape != places.shape[:1]:
         raise ShapeError(f"`places` must be (P, 3) and `batch` (P,); got {places.shape} and {batch.shape}")
+    check_range([*places.min(axis=0, initial=0).tolist(), 0], [*places.max(axis=0, initial=0).tolist(), 0])
     base = np.floor(places)
-    fraction = np.minimum((places - base).astype(np.float32), _BELOW_ONE)
+    fraction = np.minimum((places - base).astype(np.float32), BELOW_ONE)
     whole = np.column_stack([base.astype(np.int64), batch])
     packed = pack(whole)
     voxel = rows_of(keys, packed)
     if (voxel < 0).any():
         first = int(np.flatnonzero(voxel < 0)[0])
-        raise InputError(
-            f"{int((voxel < 0).sum())} of {len(places)} points lie in no voxel, first point {first} at "
-            f"{places[first].tolist()} voxels\nhint: make the voxels from the same points"
-        )
+        raise in_no_voxel(int((voxel < 0).sum()), len(places), first, places[first].tolist())
     shares = np.zeros((len(keys), 1), np.float32)
     counts = np.bincount(voxel, minlength=len(keys))
     shares[counts > 0, 0] = 1 / counts[counts > 0]
@@ -113,8 +113,19 @@ def point_table(keys: Keys, places: NDArray[Any], batch: NDArray[Any]) -> PointT
                 corner = 4 * x + 2 * y + z
                 corners[:, corner] = np.maximum(found, 0)
                 weights[:, corner] = at_x[x] * at_y[y] * at_z[z] * (found >= 0)
-    weights /= weights.sum(axis=1, keepdims=True)  # above 0: a point's own voxel is there
+    total = weights  # summed two by two, so that every machine rounds alike
+    for _ in range(3):
+        total = total[:, ::2] + total[:, 1::2]
+    weights /= total  # above 0: a point's own voxel is there
     return PointTable(voxel, shares, corners, weights)
+
+
+def in_no_voxel(count: int, points: int, first: int, place: Sequence[float]) -> InputError:
+    """The error about `count` of the points, of which the first lies at `place`."""
+    return InputError(
+        f"{count} of {points} points lie in no voxel, first point {first} at {[*place]} voxels\n"
+        "hint: make the voxels from the same points"
+    )
 
 
 def _two(keys: Keys, wanted: Keys) -> Sequence[Index]:

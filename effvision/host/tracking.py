@@ -30,6 +30,7 @@ _INNER, _NEAR = 25, 36  # 80 % and 113 % of the box, in pixels of a search pictu
 _CROSS = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
 _CORNERS = np.array([[0, 0], [1, 1], [1, -1], [-1, 1], [-1, -1]])
 _LEAST = 1e-6
+_PLAIN = 0.5  # grey levels: a template that varies by less is of one colour, and what it answers is rounding
 Floats = NDArray[np.floating]
 
 
@@ -70,9 +71,9 @@ Signs = dict[str, NDArray[Any]]
 """What is known of M objects besides their filters, each with M rows:
 
 `center` and `size` (M, 2) where it was last believed to be, `first_size` (M, 2) of the given box, `height` (M,) of the
-response on the given box's own frame, `colors` (M, bins ** 3) how much each colour speaks for it, 0..1, `likely` (M,) the mean
-of that in the given box, `histogram` (M, bins ** 3) roots of the colours' shares there, `lost` (M,) bool, `lost_s` and
-`frames_lost` (M,) how long.
+response on the given box's own frame, infinite for a template of one plain colour, `colors` (M, bins ** 3) how much each colour
+speaks for it, 0..1, `likely` (M,) the mean of that in the given box, `histogram` (M, bins ** 3) roots of the colours' shares
+there, `lost` (M,) bool, `lost_s` and `frames_lost` (M,) how long.
 """
 
 
@@ -103,11 +104,14 @@ def no_signs(count: int, rule: Rule) -> Signs:
     }
 
 
-def begin(boxes: Floats, search: NDArray[np.float32], response: Floats, rule: Rule) -> Signs:
+def begin(
+    boxes: Floats, template: NDArray[np.float32], search: NDArray[np.float32], response: Floats, rule: Rule
+) -> Signs:
     """Start objects.
 
     Args:
         boxes: (M, 4) in pixels.
+        template: (M, 3, 64, 64) what lies in them.
         search: (M, 3, 119, 119) pictures around the boxes, of the same frame.
         response: (M, 7, 7) of the boxes' own templates in these.
         rule: The constants.
@@ -125,7 +129,8 @@ def begin(boxes: Floats, search: NDArray[np.float32], response: Floats, rule: Ru
     signs["colors"] = ((inside + 1e-3) / (inside + outside + 2e-3)).astype(np.float32)
     signs["center"], signs["size"] = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     signs["first_size"] = signs["size"].copy()
-    signs["height"] = np.maximum(response[:, _REACH, _REACH], _LEAST).astype(np.float64)
+    plain = np.ptp(template, axis=(2, 3)).max(axis=1) < _PLAIN
+    signs["height"] = np.where(plain, np.inf, np.maximum(response[:, _REACH, _REACH], _LEAST).astype(np.float64))
     signs["likely"] = np.maximum(_color_map(codes, signs["colors"])[:, _REACH, _REACH], _LEAST)
     middle = np.full(len(boxes), _REACH)
     signs["histogram"] = np.sqrt(_place_histograms(codes, middle, middle, count)).astype(np.float32)
@@ -175,6 +180,9 @@ def follow(
 ) -> Followed:
     """Believe the best of what was found in the windows of each object, or say that it is lost.
 
+    Of a template of one plain colour the shape says nothing: the place is that of the colours, the size stays, the score is
+    what colours and histogram count at most, and the matcher's own scores are 0.
+
     Args:
         windows: (R, 4) of `search_boxes`.
         owner: (R,) likewise.
@@ -196,9 +204,7 @@ def follow(
     both = (1 - rule.color_share) * shape + rule.color_share * color
     both = np.where(signs["lost"][owner, None, None], both, both * rim).reshape(len(owner), -1)
     place = both.argmax(axis=1)
-    # the best window of each object: the first of its own after sorting by object, then by value
-    order = np.lexsort((-both[np.arange(len(owner)), place], owner))
-    chosen = order[np.searchsorted(owner[order], np.arange(objects))]
+    chosen = _best_windows(both[np.arange(len(owner)), place], owner, objects)
     place = place[chosen]
     rows, columns = place // _CELLS, place % _CELLS
     alike = _place_histograms(codes[chosen], rows, columns, rule.color_bins**3)
@@ -207,20 +213,38 @@ def follow(
         + rule.color_weight * np.minimum(color[chosen, rows, columns] / signs["likely"], 1)
         + rule.histogram_weight * (signs["histogram"] * np.sqrt(alike)).sum(axis=1)
     )
-    center, size, measured = _moved(windows[chosen], place, np.asarray(outputs["offsets"])[chosen], rule)
+    plain = np.isinf(signs["height"])
+    offsets = np.where(plain[:, None, None, None], 0, np.asarray(outputs["offsets"])[chosen])
+    center, size, measured = _moved(windows[chosen], place, offsets, rule)
     first = signs["first_size"]
     size = np.clip(size, first / rule.size_limit, first * rule.size_limit)
     lost = np.where(signs["lost"], sure < rule.found_above, sure < rule.lost_below)
+    after = _next_signs(signs, center, size, lost, seconds)
+    told = np.clip(sure, 0, 1).astype(np.float32)
+    if score is not None:
+        told = find_peaks(np.asarray(outputs["response"])[chosen], np.asarray(outputs["strength"])[chosen], score).score
+        told = np.where(plain, np.float32(0), told)
+    half = np.where(lost[:, None], after["size"], measured) / 2
+    return Followed(np.concatenate([after["center"] - half, after["center"] + half], axis=1), told, lost, after)
+
+
+def _best_windows(values: Floats, owner: NDArray[np.intp], objects: int) -> NDArray[np.intp]:
+    """Return the best window of each object: the first of its own after sorting by object, then by value."""
+    order = np.lexsort((-values, owner))
+    chosen: NDArray[np.intp] = order[np.searchsorted(owner[order], np.arange(objects))]
+    return chosen
+
+
+def _next_signs(
+    signs: Mapping[str, Any], center: Floats, size: Floats, lost: NDArray[np.bool_], seconds: float
+) -> Signs:
+    """Take over where objects were found; those that are lost keep their place and size."""
     after: Signs = dict(signs)
     after["center"] = np.where(lost[:, None], signs["center"], center)
     after["size"] = np.where(lost[:, None], signs["size"], size)
     after["lost"], after["lost_s"] = lost, np.where(lost, signs["lost_s"] + seconds, 0.0)
     after["frames_lost"] = np.where(lost, signs["frames_lost"] + 1, 0)
-    told = np.clip(sure, 0, 1).astype(np.float32)
-    if score is not None:
-        told = find_peaks(np.asarray(outputs["response"])[chosen], np.asarray(outputs["strength"])[chosen], score).score
-    half = np.where(lost[:, None], after["size"], measured) / 2
-    return Followed(np.concatenate([after["center"] - half, after["center"] + half], axis=1), told, lost, after)
+    return after
 
 
 def _moved(

@@ -25,6 +25,7 @@ __all__ = ["Reading", "Rows", "decode", "readings"]
 
 _SLACK = 1e-2  # scores in half precision may leave 0..1 by a hair
 _CLASS_SLACK = 1e-3
+_MOST_ROWS = 1000  # of a file that suppresses by itself; they are exported with 300
 
 # Strides of the feature maps that one network looks for objects in.
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (4, 8, 16, 32, 64), (16, 32))
@@ -84,7 +85,10 @@ def readings(shape: tuple[int, ...], size: tuple[int, int], classes: int | None 
         return [Reading("end to end", None)]
     if not found and classes and rows == 4 + classes < columns:  # feature maps of other strides
         return [Reading("v8", classes)]
-    return [one for one in found if one.classes and one.classes > 0 and classes in (None, one.classes)]
+    fitting = [one for one in found if one.classes and one.classes > 0 and classes in (None, one.classes)]
+    if not fitting and columns == 6 and rows <= _MOST_ROWS:  # as many rows as places, by chance
+        return [Reading("end to end", None)]
+    return fitting
 
 
 def decode(output: NDArray[np.floating], layout: str, confidence: float, *, where: str = "the network") -> Rows:

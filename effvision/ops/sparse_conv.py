@@ -8,6 +8,7 @@ plain product without a gather, and bias, residual and activation are applied wh
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -20,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from effvision.errors import DTypeError, InputError, ShapeError
 from effvision.host.sparse import Pairs
+from effvision.ops.rows import precise
 from effvision.ops.sparse_backends import Carrier, carrier_for
 
 __all__ = ["KernelMap", "convolve", "pool"]
@@ -83,11 +85,18 @@ class KernelMap:
         """Pairs in all, those of the identity included."""
         return self.bounds[-1] + (self.inputs if self.identity >= 0 else 0)
 
-    @cached_property
+    @property
     def turned(self) -> KernelMap:
         """The map of the transposed convolution, whose outputs are this one's inputs."""
+        origin = self.__dict__.get("_origin")
+        back: KernelMap | None = None if origin is None else origin()
+        return self._other if back is None else back
+
+    @cached_property
+    def _other(self) -> KernelMap:
         other = KernelMap(self.target, self.source, self.bounds, self.outputs, self.inputs, self.identity)
-        other.__dict__["turned"] = self
+        # weak: maps that held each other would stay until Python looks for garbage, scan after scan
+        other.__dict__["_origin"] = weakref.ref(self)
         return other
 
     def pairs(self, offset: int) -> tuple[Tensor, Tensor]:
@@ -171,7 +180,9 @@ def convolve(
 
 
 def pool(x: Tensor, kernel_map: KernelMap, mode: str) -> Tensor:
-    """Take the maximum or the mean over the inputs that each output row sees.
+    """Take the maximum or the mean over the inputs that each output row sees; half types in float32.
+
+    Inputs that share a maximum share its gradient.
 
     Args:
         x: (V_in, C) floating.
@@ -183,21 +194,29 @@ def pool(x: Tensor, kernel_map: KernelMap, mode: str) -> Tensor:
 
     Raises:
         ShapeError: not the rows the map was made for.
-        InputError: another mode.
+        DTypeError: not of a floating dtype.
+        InputError: another mode, or tensors on different devices.
     """
     if mode not in ("max", "mean"):
         raise InputError(f"`mode` must be max or mean; got {mode!r:.60}")
     if x.ndim != 2 or x.shape[0] != kernel_map.inputs:
         raise ShapeError(f"`x` must be ({kernel_map.inputs}, C), as the map was made for; got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise DTypeError(f"`x` must be of a floating dtype; got {x.dtype}\nhint: `x.float()`")
     source, target = kernel_map.source, kernel_map.target
+    if source.device != x.device:
+        raise InputError(f"`x` is on {x.device} and the kernel map on {source.device}: move one of them")
     if kernel_map.identity >= 0:
         own = torch.arange(kernel_map.inputs, device=x.device)
         source, target = torch.cat([source, own]), torch.cat([target, own])
-    rows = x.index_select(0, source)
+    rows = precise(x.index_select(0, source))
     if mode == "max":
-        return x.new_zeros(kernel_map.outputs, x.shape[1]).index_reduce(0, target, rows, "amax", include_self=False)
-    sums = x.new_zeros(kernel_map.outputs, x.shape[1]).index_add(0, target, rows)
-    return sums / torch.bincount(target, minlength=kernel_map.outputs).clamp(min=1).to(x.dtype)[:, None]
+        place = target[:, None].expand_as(rows)
+        out = rows.new_zeros(kernel_map.outputs, x.shape[1]).scatter_reduce(0, place, rows, "amax", include_self=False)
+    else:
+        counts = torch.bincount(target, minlength=kernel_map.outputs).clamp(min=1).to(rows.dtype)
+        out = rows.new_zeros(kernel_map.outputs, x.shape[1]).index_add(0, target, rows) / counts[:, None]
+    return out.to(x.dtype)
 
 
 # -- checks ----------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from effvision.errors import ShapeError
 from effvision.host.sparse_levels import PointTable
-from effvision.ops.rows import weighted_rows
+from effvision.ops.rows import precise, weighted_rows
 
 __all__ = ["PointMap"]
 
@@ -40,7 +40,7 @@ class PointMap:
         return cls(*(torch.from_numpy(one).to(device) for one in made))
 
     def mean(self, points: Tensor) -> Tensor:
-        """Average the rows of the points in each voxel; a voxel without points is zero.
+        """Average the rows of the points in each voxel, half types in float32; a voxel without points is zero.
 
         Args:
             points: (P, C) floating.
@@ -55,8 +55,9 @@ class PointMap:
             raise ShapeError(
                 f"`points` must be ({len(self.voxel)}, C), as the map was made for; got {tuple(points.shape)}"
             )
-        sums = points.new_zeros(len(self.shares), points.shape[1]).index_add(0, self.voxel, points)
-        return sums * self.shares.to(points.dtype)
+        exact = precise(points)
+        sums = exact.new_zeros(len(self.shares), points.shape[1]).index_add(0, self.voxel, exact)
+        return (sums * self.shares.to(exact.dtype)).to(points.dtype)
 
     def read(self, voxels: Tensor) -> Tensor:
         """Read the voxels at the points: trilinear, a point on a voxel's least corner takes that voxel alone.

@@ -1,7 +1,8 @@
 """Sparse tensors of torchsparse 2.1 in and out: plain tensors on our side, coordinates x, y, z, batch.
 
-    feats, coords, stride = from_torchsparse(theirs)  # SparseTensor(feats, coords, stride=stride)
-    theirs = to_torchsparse(feats, coords, stride)
+    feats, coords, stride = from_torchsparse(theirs)
+    ours = SparseTensor(feats, coords, stride=stride)  # of effvision.ops.sparse
+    theirs = to_torchsparse(ours.feats, ours.coords, ours.stride)
 
 torchsparse 2.1 puts the batch first and, like effvision, divides coordinates by the stride; 1 and 2.0 do neither, under the
 same names, and are refused. Weights need no conversion: submanifold kernels, size 1, and 2x2x2 with stride 2, down or

@@ -6,20 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from effvision.host.sparse import Keys
-from effvision.host.sparse_levels import build_levels, point_table
-from effvision.ops.sparse_conv import KernelMap
-from effvision.ops.sparse_points import PointMap
+from effvision.ops.sparse_maps import Voxels
 
 __all__ = ["POINT_LEVELS", "Convolves", "Maps", "Reads", "build_maps", "places_of"]
 
 POINT_LEVELS = (0, 2, 4)
 """Levels at which SPVCNN's branch of points meets the voxels: strides 1, 4 and 16."""
+
+_DOWNS = 4
 
 
 class Convolves(Protocol):
@@ -58,24 +57,33 @@ class Maps:
     points: Sequence[Reads] = ()
 
 
-def build_maps(keys: Keys, points: NDArray[Any] | None, device: torch.device) -> Maps:
-    """Make the maps of a cloud on the host.
+def build_maps(keys: Keys | Tensor, points: NDArray[Any] | Tensor | None, device: torch.device) -> Maps:
+    """Make the maps of a cloud: on a CPU by `effvision.host.sparse`, elsewhere on the device itself.
 
     Args:
         keys: (V,) sorted, of the voxels.
         points: (P, 4) x, y, z, batch in voxels, whole or not; None without a branch of points.
         device: Where the network runs.
+
+    Raises:
+        InputError: a point in no voxel.
     """
-    levels = build_levels(keys)
-    near, down = ([KernelMap.of(pairs, device) for pairs in side] for side in (levels.near, levels.down))
+    packed = torch.as_tensor(keys, device=device)
+    levels, down = [Voxels(packed)], []
+    for _ in range(_DOWNS):
+        above, kernel_map = levels[-1].down()
+        levels.append(above)
+        down.append(kernel_map)
+    near = [level.near() for level in levels]
     if points is None:
         return Maps(near, down)
-    places, batch = points[:, :3], points[:, 3].astype(np.int64)
-    tables = [point_table(levels.keys[level], places / 2**level, batch) for level in POINT_LEVELS]
-    return Maps(near, down, [PointMap.of(table, device) for table in tables])
+    placed = torch.as_tensor(points, device=device)
+    places, batch = placed[:, :3], placed[:, 3].long()
+    places = places if places.is_floating_point() else places.float()
+    return Maps(near, down, [levels[level].points(places / 2**level, batch) for level in POINT_LEVELS])
 
 
-def places_of(coords: NDArray[Any], point_size_m: float | None, voxel_size_m: float) -> NDArray[Any]:
+def places_of(coords: Tensor, point_size_m: float | None, voxel_size_m: float) -> Tensor:
     """Turn the coordinates of points on a finer grid, (P, 4) x, y, z, batch, into places among the voxels.
 
     In float32, as the published code computes it, also where both sizes are equal: its places are then a little off whole
@@ -83,6 +91,8 @@ def places_of(coords: NDArray[Any], point_size_m: float | None, voxel_size_m: fl
     """
     if point_size_m is None:
         return coords
-    places = coords.astype(np.float32)
-    places[:, :3] = places[:, :3] * np.float32(point_size_m) / np.float32(voxel_size_m)
-    return places
+    # tensors, not numbers: a GPU would multiply by the reciprocal of a number, which rounds otherwise
+    point_size, voxel_size = (
+        torch.tensor(size, dtype=torch.float32, device=coords.device) for size in (point_size_m, voxel_size_m)
+    )
+    return torch.cat([coords[:, :3].float() * point_size / voxel_size, coords[:, 3:].float()], dim=1)

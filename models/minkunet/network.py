@@ -11,14 +11,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from effvision.errors import DTypeError, InputError, ShapeError
-from effvision.host.sparse import pack, sort_keys
 from effvision.models.minkunet.layers import ConvBlock, Residual, SparseConv, convolved
 from effvision.models.minkunet.maps import Convolves, Maps, build_maps, places_of
+from effvision.ops.sparse_maps import pack, sort_keys
 
 __all__ = ["CHANNELS", "SPVCNN", "MinkUNet", "SparseUNet"]
 
@@ -97,11 +96,9 @@ class SparseUNet(nn.Module):
             InputError: a voxel that stands twice, or tensors on different devices.
         """
         check_call(self, coords, feats)
-        keys = pack(coords.cpu().numpy())
-        voxels, rows = sort_keys(keys)
-        place = torch.from_numpy(rows).to(feats.device)
-        sorted_feats = torch.empty_like(feats).index_copy(0, place, feats)
-        return self.run(sorted_feats, build_maps(voxels, None, feats.device)).index_select(0, place)
+        keys, rows = sort_keys(pack(coords))
+        sorted_feats = torch.empty_like(feats).index_copy(0, rows, feats)
+        return self.run(sorted_feats, build_maps(keys, None, feats.device)).index_select(0, rows)
 
     def run(self, feats: Tensor, maps: Maps) -> Tensor:
         """The network on maps that are given: rows of features in, logits out."""
@@ -185,9 +182,9 @@ class SPVCNN(SparseUNet):
             As MinkUNet, but for voxels that stand twice.
         """
         check_call(self, coords, feats)
-        places = places_of(coords.cpu().numpy(), self.point_size_m, self.voxel_size_m)
-        voxels = np.unique(pack(np.floor(places).astype(np.int64)))
-        return self.run(feats, build_maps(voxels, places, feats.device))
+        places = places_of(coords, self.point_size_m, self.voxel_size_m)
+        keys = torch.unique(pack(places.floor().long()))
+        return self.run(feats, build_maps(keys, places, feats.device))
 
     def run(self, feats: Tensor, maps: Maps) -> Tensor:
         """(P, C) features of points -> (P, K) logits."""
@@ -227,5 +224,7 @@ def check_call(network: SparseUNet, coords: Tensor, feats: Tensor) -> None:
         )
     if feats.dtype != weight.dtype:
         raise DTypeError(f"`feats` is {feats.dtype} and the network {weight.dtype}: make them one dtype")
+    if coords.device != feats.device:
+        raise InputError(f"`coords` is on {coords.device} and `feats` on {feats.device}: move one of them")
     if feats.device != weight.device:
         raise InputError(f"`feats` is on {feats.device} and the network on {weight.device}: move one of them")

@@ -24,7 +24,7 @@ from effvision.tracks import Tracks
 
 __all__ = ["Accelerated", "Share", "accelerate"]
 
-_RECENT = 0.2  # weight of the newest time in the running means
+_RECENT = 0.2  # weight of the newest time in the running mean
 _MOST_FRAMES = 10_000
 _LONGEST_PAUSE = 60  # frames without a key frame, however small the budget
 _AT_ONCE = 2  # key frames that a budget left unused may pay for together
@@ -101,11 +101,14 @@ def accelerate(
         detector: Called with a frame (H, W, 3) uint8 RGB; returns its detections in any of the forms that
             `effvision.detections.as_detections` reads. Or the path of a YOLO-style ONNX file (`effvision.OnnxDetector`).
         every: Frames from one key frame to the next. Default: 8, unless there is a budget.
-        budget_ms: Instead of `every`: milliseconds a frame may take on average; key frames come as often as that pays for.
+        budget_ms: Instead of `every`: milliseconds a frame may take on average; key frames come as often as that pays for,
+            and every 60 frames where it pays for none. The detector on the very first frame is not counted: nothing could be
+            saved for it, and many detectors get ready in their first call.
         confidence: An object's score below which the frame becomes a key frame too, 0..1; an object that is lost does the same.
-            Default: only by the count.
+            With `budget_ms` not sooner than earlier key frames are paid for. Default: only by the count or the budget.
         model: A PatchNet; default: that of `PatchNet.from_pretrained()`.
-        **options: Of the session: `least_overlap`, `max_missed`, `max_lost_s`, `fps`.
+        **options: Of the session: `least_overlap`, `max_missed`, `max_lost_s`, `fps`, `score`, `templates`. With another
+            `score` than `likeness`, `confidence` is compared with that one.
 
     Raises:
         DTypeError: `detector` can neither be called nor is it a path.
@@ -169,7 +172,7 @@ class Accelerated:
         self.session = model.session(**options)
         self._since = math.inf
         self._credit_ms = 0.0
-        self._cost_ms = {"detector": 0.0, "tracker": 0.0}
+        self._cost_ms = 0.0  # of the detector, running mean
         self.share = Share()
 
     def __repr__(self) -> str:
@@ -235,12 +238,12 @@ class Accelerated:
         return results()
 
     def _due(self) -> bool:
-        """Whether the count or the budget asks for a key frame now."""
-        if self._since == math.inf:
+        """Whether the count or the budget asks for a key frame now, or nothing was seen since the start or a reset."""
+        if self._since == math.inf or self.session.memory.updates == 0:
             return True
         if self.every is not None:
             return self._since + 1 >= self.every
-        return self._credit_ms >= self._cost_ms["detector"] or self._since + 1 >= _LONGEST_PAUSE
+        return self._credit_ms >= self._cost_ms or self._since + 1 >= _LONGEST_PAUSE
 
     def _doubtful(self, result: Tracks) -> bool:
         """Whether a score fell so far that the detector should look, not sooner than it can be afforded."""
@@ -274,10 +277,9 @@ class Accelerated:
             old.tracker_ms + tracker_ms,
         )
         self._since = 0 if key else self._since + 1
-        for name, spent in (("tracker", tracker_ms), ("detector", detector_ms)):
-            if spent:
-                mean = self._cost_ms[name]
-                self._cost_ms[name] = spent if not mean else mean + _RECENT * (spent - mean)
+        if detector_ms:  # the first call says little of the others
+            known = old.keys > 1
+            self._cost_ms = self._cost_ms + _RECENT * (detector_ms - self._cost_ms) if known else detector_ms
         if self._budget_ms is not None:
-            most = _AT_ONCE * self._cost_ms["detector"]
-            self._credit_ms = min(most, self._credit_ms + self._budget_ms - tracker_ms - detector_ms)
+            charged_ms = tracker_ms + (detector_ms if old.frames else 0.0)
+            self._credit_ms = min(_AT_ONCE * self._cost_ms, self._credit_ms + self._budget_ms - charged_ms)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from effvision.errors import DTypeError, RangeError, ShapeError
 
-__all__ = ["check_boxes"]
+__all__ = ["MOST_OBJECTS", "check_boxes"]
 
 _LEAST_INSIDE = 0.1  # of a new box's area that must lie within the frame
-_MOST_OBJECTS = 4096
+MOST_OBJECTS = 4096
 
 
 def check_boxes(value: Any, size: tuple[int, int] | None = None, *, name: str = "boxes") -> NDArray[np.float64]:
@@ -40,8 +40,8 @@ def check_boxes(value: Any, size: tuple[int, int] | None = None, *, name: str = 
         boxes = boxes[None]
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ShapeError(f"`{name}` must be (M, 4): x1 y1 x2 y2; got {boxes.shape}")
-    if len(boxes) > _MOST_OBJECTS:
-        raise RangeError(f"`{name}` must be {_MOST_OBJECTS} at most; got {len(boxes)}")
+    if len(boxes) > MOST_OBJECTS:
+        raise RangeError(f"`{name}` must be {MOST_OBJECTS} at most; got {len(boxes)}")
     with np.errstate(over="ignore"):  # what float64 cannot hold is infinite, and refused as such
         boxes = boxes.astype(np.float64)
     for box in boxes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from effvision.errors import DTypeError, InputError, RangeError, StateError
 from effvision.host.peaks import SCORES
 from effvision.models.patchnet.given import check_boxes
 from effvision.predictor import Memory
+from effvision.state import State
 
 __all__ = ["Known", "Settings", "TrackMemory", "check_ids", "is_whole", "number"]
 
@@ -116,6 +118,27 @@ def check_memory(memory: TrackMemory) -> None:
         raise StateError(f"the saved session's memory is damaged: {memory!r:.200}")
 
 
+def check_together(memory: TrackMemory, state: State) -> None:
+    """Refuse objects of a saved memory that are not those of the saved state's rows.
+
+    Raises:
+        StateError: there are more or fewer, others are lost, or numbers that no object can have.
+    """
+    hint = "hint: the file is damaged or was put together from two; begin a new session"
+    if state.batch != len(memory.objects):
+        raise StateError(
+            f"the saved memory has {len(memory.objects)} objects, and the saved state {state.batch}\n{hint}"
+        )
+    rows = {name: np.asarray(array) for name, array in state.items()}
+    endless = ("height", "lost_s")  # of a plain colour; of a clock that jumped
+    odd = [name for name, array in rows.items() if name not in endless and not np.isfinite(array).all()]
+    odd += [name for name in ("size", "first_size", "height", "likely") if not (rows[name] > 0).all()]
+    if odd:
+        raise StateError(f"the saved state has a `{odd[0]}` that no object can have\n{hint}")
+    if rows["lost"].tolist() != [one.lost_since_s is not None for one in memory.objects]:
+        raise StateError(f"in the saved state other objects are lost than in the saved memory\n{hint}")
+
+
 def _can_be_set(settings: Settings) -> bool:
     try:
         given = settings_of(
@@ -141,8 +164,9 @@ def check_ids(value: Any, count: int | None = None, *, name: str = "ids") -> tup
         InputError: not so many whole numbers from 0 on, all different.
     """
     try:
+        value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
         given = [value] if isinstance(value, (int, np.integer)) else list(value)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise DTypeError(f"`{name}` must be whole numbers; got {value!r:.80}") from error
     if not all(is_whole(one) and 0 <= one <= _LARGEST_ID for one in given):
         raise InputError(f"`{name}` must be whole numbers, 0 or more, {_LARGEST_ID} at most; got {value!r:.80}")
@@ -219,6 +243,19 @@ def begin(memory: TrackMemory, ids: Sequence[int | None], kinds: Sequence[int] =
         following = max(following, own + 1)
         new.append(Known(own, kinds[place] if kinds else -1))
     return tuple(new), following
+
+
+def joined_names(told: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Class names by number: as a detector tells them now, else as it did before; some name only what they found."""
+    return tuple(now or before for now, before in zip_longest(told, known, fillvalue=""))
+
+
+def given_up(one: Known, memory: TrackMemory, now_s: float) -> bool:
+    """Whether an object has been lost for too long, or missed by the detector too often."""
+    limit, since = memory.settings.max_lost_s, one.lost_since_s
+    too_long = limit is not None and since is not None and now_s - since >= limit
+    missed = one.missed > (0 if since is not None else memory.settings.max_missed)
+    return too_long or (memory.kinds is not None and missed)
 
 
 def lost_or_found(one: Known, lost: bool, now_s: float) -> Known:

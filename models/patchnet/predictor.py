@@ -16,18 +16,20 @@ import numpy as np
 from effvision._files import sha256
 from effvision.cards import Card
 from effvision.detections import as_detections
-from effvision.errors import DTypeError, InputError, ModelFileError, ShapeError
+from effvision.errors import DetectorError, DTypeError, InputError, ModelFileError, ShapeError
 from effvision.host.crops import crop_boxes, search_windows, template_windows
 from effvision.host.peaks import SCORES, Score
 from effvision.host.tracking import Rule
 from effvision.metadata import Metadata
-from effvision.models.patchnet.given import check_boxes
+from effvision.models.patchnet.given import MOST_OBJECTS, check_boxes
 from effvision.models.patchnet.memory import (
-    Known,
     TrackMemory,
     begin,
     check_ids,
     check_memory,
+    check_together,
+    given_up,
+    joined_names,
     lost_or_found,
     number,
     settings_of,
@@ -71,7 +73,7 @@ _IN_KITS = {
 
 
 class PatchNet(Predictor):
-    """Follow any number of objects from the boxes they start in; all of them in one call of a small network.
+    """Follow any number of objects from the boxes they start in; all of them go through a small network together.
 
     `session` and `stream` take these options:
         boxes: (M, 4) `x1 y1 x2 y2` in pixels of the objects to begin with in the first frame.
@@ -90,10 +92,12 @@ class PatchNet(Predictor):
     RGB. `boxes` start objects in this frame, at any time; `ids` give them numbers, and one that is followed already starts anew
     in its box. `remove` are numbers to give up before it. `detections` make it a key frame: what a detector found in this very
     frame, in any of the forms `effvision.detections.as_detections` reads. Objects it found again keep their number and
-    start anew in the detector's box; what it found besides becomes a new object; what it missed is given up if it was lost, or
-    missed more than `max_missed` times in a row.
+    start anew in the detector's box; those that `boxes` start in this very frame stay in these, and get its class and score;
+    what it found besides becomes a new object; what it missed is given up if it was lost, or missed more than `max_missed`
+    times in a row.
 
-    All frames of a session have one size. Boxes may reach over the border of the frame.
+    All frames of a session have one size. Boxes may reach over the border of the frame. A box that holds one plain colour is
+    followed by that colour alone: its score is 0.6 at most (0 by the paper's scores), and once lost it is not found again.
     """
 
     family: ClassVar[str] = "patchnet"
@@ -206,6 +210,10 @@ class PatchNet(Predictor):
         check_memory(memory)
         return memory
 
+    def check_restored(self, memory: Memory, state: State) -> None:
+        """Refuse a saved memory whose objects are not those of the saved state."""
+        check_together(cast(TrackMemory, memory), state)
+
     def interrupted(self, inputs: Mapping[str, Any], memory: Memory) -> str | None:
         """Say `source` or `seek` if this frame does not continue the stream."""
         held = cast(TrackMemory, memory)
@@ -256,8 +264,13 @@ class PatchNet(Predictor):
         key, names = "detections" in inputs and found is not None, held.names
         if key:
             detections = as_detections(found, height=height, width=width)
-            arrays["found"], names = detections.boxes.astype(np.float64), detections.names or names
-            own = np.array([held.objects[row].kind for row in kept], np.int64)
+            if len(detections) > MOST_OBJECTS:
+                raise DetectorError(
+                    f"the detector returned {len(detections)} boxes; {MOST_OBJECTS} are the most\n"
+                    "hint: suppress those that lie over each other (`effvision.host.boxes.nms`), or keep the best"
+                )
+            arrays["found"], names = detections.boxes.astype(np.float64), joined_names(detections.names, names)
+            own = np.array([held.objects[row].kind for row in kept] + [one.kind for one in starting], np.int64)
             other = detections.classes
             arrays["may_match"] = (own[:, None] == other) | (own[:, None] < 0) | (other < 0)
             arrays["found_scores"] = detections.scores
@@ -336,21 +349,22 @@ class PatchNet(Predictor):
         assert arrays is not None
         origin, detection, lost = arrays["origin"], arrays["detection"], arrays["lost"]
         old = [held.objects[row] for row in held.kept]
-        explicit = iter(held.starting)
         now, objects = float(held.clock_s or 0.0), []
         for place in range(len(origin)):
             kind = -1 if held.kinds is None or detection[place] < 0 else held.kinds[detection[place]]
+            asked = place - len(old)  # those that were asked for come first of the new ones
             if origin[place] >= 0:
                 one = lost_or_found(old[origin[place]], bool(lost[place]), now)
                 if held.kinds is not None:
                     missed = 0 if detection[place] >= 0 else one.missed + 1
                     one = replace(one, missed=missed, kind=kind if kind >= 0 else one.kind)
-            elif detection[place] < 0:
-                one = next(explicit)
+            elif asked < len(held.starting):
+                one = held.starting[asked]
+                one = replace(one, kind=kind if kind >= 0 else one.kind)
             else:
                 (one,), held.next_id = begin(held, [None], [kind])
             objects.append(one)
-        ended = [self._given_up(one, held, now) for one in objects]
+        ended = [given_up(one, held, now) for one in objects]
         here = np.flatnonzero(~np.array(ended, bool))
         held.objects = tuple(objects)
         held.gone = tuple(one.id for one, left in zip(objects, ended, strict=True) if left)
@@ -367,13 +381,6 @@ class PatchNet(Predictor):
         )
         held.kept, held.starting, held.kinds = (), (), None
         return result, held
-
-    @staticmethod
-    def _given_up(one: Known, held: TrackMemory, now_s: float) -> bool:
-        limit, since = held.settings.max_lost_s, one.lost_since_s
-        too_long = limit is not None and since is not None and now_s - since >= limit
-        missed = one.missed > (0 if since is not None else held.settings.max_missed)
-        return too_long or (held.kinds is not None and missed)
 
     def export_kit(
         self,

@@ -68,7 +68,7 @@ class Half(NamedTuple):
     starts: NDArray[np.float64]
     """(A + S + N, 4): those boxes, then those of new objects: asked for, and found by the detector besides."""
     found: NDArray[np.intp]
-    """(S + N,): which detection a new object is; -1 for one that was asked for."""
+    """(S + N,): which detection a new object is; -1 for one that was asked for and that the detector did not find."""
 
 
 def empty_state(rule: Rule) -> State:
@@ -129,7 +129,7 @@ def settle(
         seconds: Since the last frame.
         started: (S, 4) boxes of new objects.
         found: (D, 4) detections; None if no detector ran. Those that are no object's become new objects.
-        may_match: (M, D) which object may be which detection.
+        may_match: (M + S, D) which object, of those that go on and then those that start, may be which detection.
         least_overlap: Of an object and its detection.
         score: Which score is told; see `effvision.host.tracking.follow`.
         chained: Every object that was found gets the template of where it was found, instead of keeping its own.
@@ -138,16 +138,21 @@ def settle(
     seen = follow(windows, owner, rows.feed["search"], outputs, state, rule, seconds=seconds, score=score)
     detection, nothing = np.full(state.batch, -1), np.zeros((0, 4))
     anew, again, alone, besides = np.zeros(0, np.intp), nothing, np.zeros(0, np.intp), nothing
+    asked = np.full(len(started), -1)
     if found is not None:
-        anew, matched = match_boxes(box_iou(seen.boxes, found), least=least_overlap, allowed=may_match)
-        detection[anew], again = matched, found[matched]
+        everyone = np.concatenate([seen.boxes, started])
+        whose, matched = match_boxes(box_iou(everyone, found), least=least_overlap, allowed=may_match)
+        old = whose < state.batch
+        anew, again = whose[old], found[matched[old]]
+        detection[anew] = matched[old]
+        asked[whose[~old] - state.batch] = matched[~old]  # it starts in the box that was asked for
         alone = np.setdiff1d(np.arange(len(found)), matched)
         besides = found[alone]
     if chained:
         links = np.flatnonzero(~seen.lost & (detection < 0))
         anew, again = np.concatenate([anew, links]), np.concatenate([again, seen.boxes[links]])
     after = State({**{name: state[name] for name in _GRAPH}, **seen.signs})
-    new = np.concatenate([np.full(len(started), -1), alone])
+    new = np.concatenate([asked, alone])
     return Half(after, seen.boxes, seen.scores, detection, anew, np.concatenate([again, started, besides]), new)
 
 
@@ -174,7 +179,12 @@ def open_objects(
     state, boxes, scores = half.state, half.boxes.copy(), half.scores.copy()
     boxes[half.anew] = half.starts[: len(half.anew)]
     if len(half.starts):
-        new = State({**following, **begin(half.starts, opened.feed["search"], outputs["response"], rule)})
+        new = State(
+            {
+                **following,
+                **begin(half.starts, opened.feed["template"], opened.feed["search"], outputs["response"], rule),
+            }
+        )
         state = State.stack([state, new]) if state.batch else new
         # those that start anew take the place they had
         count, again = half.state.batch, len(half.anew)

@@ -89,6 +89,7 @@ BAD_IDS: list[tuple[Any, list[str]]] = [
     ([10**400, 1], ["whole numbers"]),
     ([2**63, 1], ["whole numbers"]),
     (np.array([1, 2], "timedelta64[s]"), ["whole numbers"]),
+    (torch.tensor([1.0, 2.0]), ["whole numbers"]),
 ]
 BAD_REMOVALS: list[tuple[Any, list[str]]] = [
     ([3], ["`remove`", "3", "not followed", "there are: 1, 2"]),
@@ -110,6 +111,7 @@ BAD_UPDATES: list[tuple[dict[str, Any], type, list[str]]] = [
         ({"detections": bad}, DetectorError, ["hint:"])
         for bad in ("boxes", 5, [[1, 2, 3]], {"scores": []}, [[0.1, 0.1, 0.9, 0.9]], [[1, 2, 30, 40, 50.0]], object())
     ),
+    ({"detections": np.tile([1.0, 2, 30, 40], (4097, 1))}, DetectorError, ["4097", "4096", "hint:"]),
     *(
         ({"timestamp": bad}, InputError, ["`timestamp`"])
         for bad in (np.nan, np.inf, -np.inf, "0.2", True, [0.2], 1j, 10**400, np.timedelta64(1, "s"), object())
@@ -346,4 +348,48 @@ def test_a_saved_memory_that_no_session_has_is_refused_when_it_is_opened(
 
     path = with_header(saved, tmp_path / "odd.npz", changed)
     with pytest.raises(StateError, match=r"odd\.npz"):
+        tracker.session(path=path)
+
+
+def with_rows(saved: Path, path: Path, change: Any) -> Path:
+    with np.load(saved, allow_pickle=False) as file:
+        held = {name: file[name] for name in file.files}
+    header = held.pop("effvision")
+    np.savez(path, **change(held), effvision=header)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: {name: array[:1] for name, array in held.items()},
+        lambda held: {name: np.concatenate([array, array[:1]]) for name, array in held.items()},
+        lambda held: {name: array[:0] for name, array in held.items()},
+        lambda held: {**held, "center": held["center"] * np.nan},
+        lambda held: {**held, "filters": np.full_like(held["filters"], np.inf)},
+        lambda held: {**held, "height": held["height"] * np.nan},
+        lambda held: {**held, "height": held["height"] * 0},
+        lambda held: {**held, "size": -held["size"]},
+        lambda held: {**held, "first_size": held["first_size"] * 0},
+        lambda held: {**held, "lost": ~held["lost"]},
+    ],
+    ids=["fewer", "more", "none", "places", "filters", "heights", "no-height", "sizes", "first-sizes", "lost"],
+)
+def test_saved_objects_that_do_not_fit_the_saved_memory_are_refused_when_opened(
+    tracker: PatchNet, saved: Path, tmp_path: Path, change: Any
+) -> None:
+    path = with_rows(saved, tmp_path / "odd.npz", change)
+    with pytest.raises(StateError, match=r"(?s)odd\.npz.*\nhint: .*begin a new session"):
+        tracker.session(path=path)
+
+
+def test_a_saved_session_of_which_objects_are_left_out_of_the_memory_is_refused(
+    tracker: PatchNet, saved: Path, tmp_path: Path
+) -> None:
+    def changed(header: dict[str, Any]) -> dict[str, Any]:
+        memory = header["memory"]
+        return {**header, "memory": {**memory, "objects": memory["objects"][:-1]}}
+
+    path = with_header(saved, tmp_path / "odd.npz", changed)
+    with pytest.raises(StateError, match=r"(?s)odd\.npz.*2 objects.*3\b.*\nhint:"):
         tracker.session(path=path)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from effvision.errors import DTypeError, InputError, MissingDependencyError, ShapeError
+from effvision.ops.sparse import SparseTensor as OurSparseTensor
 from effvision.ops.sparse_torchsparse import from_torchsparse, to_torchsparse
 
 
@@ -68,6 +69,16 @@ def test_coordinates_go_out_with_the_batch_first(torchsparse: SimpleNamespace) -
 def test_there_and_back_is_where_one_was(torchsparse: SimpleNamespace, stride: Any) -> None:
     feats, coords, steps = from_torchsparse(to_torchsparse(FEATS, XYZB, stride))
     assert feats is FEATS and torch.equal(coords, XYZB.int()) and steps == (stride if stride != 1 else (1, 1, 1))
+
+
+def test_a_tensor_of_ours_is_made_of_it_and_goes_back_sorted(torchsparse: SimpleNamespace) -> None:
+    theirs = SparseTensor(FEATS, torch.tensor([[1, 1, 2, 3], [0, 5, 6, 8], [0, 5, 6, 7]], dtype=torch.int32), (2, 2, 2))
+    feats, coords, stride = from_torchsparse(theirs)
+    ours = OurSparseTensor(feats, coords, stride=stride)
+    assert torch.equal(ours.given(), FEATS) and ours.stride == (2, 2, 2)
+    back = to_torchsparse(ours.feats, ours.coords, ours.stride)
+    assert back.coords.tolist() == [[0, 5, 6, 7], [0, 5, 6, 8], [1, 1, 2, 3]]
+    assert torch.equal(back.feats, FEATS.flip(0)) and back.stride == (2, 2, 2)
 
 
 def test_a_tensor_of_an_older_torchsparse_is_refused_both_ways(torchsparse: SimpleNamespace) -> None:

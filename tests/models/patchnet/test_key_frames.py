@@ -67,6 +67,54 @@ def test_boxes_and_detections_of_one_frame_are_both_taken_up(model: PatchNet, cl
     np.testing.assert_allclose(result.boxes[1:], [elsewhere[0], near(clips.truth(1))[1]], atol=1e-4)
 
 
+def test_a_box_and_a_detection_of_one_thing_start_one_object(model: PatchNet, clips: Any) -> None:
+    session, boxes = model.session(), clips.truth(0)
+    found = Detections(np.float32(near(boxes)), np.float32([0.9, 0.6]), np.array([3, 1]), ("", "red", "", "violet"))
+    result = session.update(clips.clip(1)[0], boxes=boxes[1:], ids=[7], detections=found)
+    assert result.ids.tolist() == [7, 8] and result.classes.tolist() == [1, 3] and result.labels == ("red", "violet")
+    np.testing.assert_allclose(result.boxes, [boxes[1], near(boxes)[0]], atol=1e-4)  # in the box that was asked for
+    np.testing.assert_allclose(result.scores, [0.6, 0.9])
+    assert session.update(clips.clip(2)[1]).ids.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("least", [0.05, 0.9])
+def test_a_box_is_a_detection_s_thing_if_they_overlap_as_much_as_was_said(
+    model: PatchNet, clips: Any, least: float
+) -> None:
+    session, box = model.session(least_overlap=least), clips.truth(0)[0]
+    result = session.update(clips.clip(1)[0], boxes=box, detections=[box + np.array([20, 0, 20, 0])])
+    assert result.ids.tolist() == ([1] if least < 0.5 else [1, 2])
+
+
+def test_an_object_that_starts_anew_in_a_key_frame_is_not_found_to_be_of_another_class(
+    model: PatchNet, clips: Any
+) -> None:
+    session, box = model.session(), clips.truth(0)[0]
+    session.update(clips.clip(1)[0], detections=[[*box, 0.9, 2]])
+    again = session.update(clips.clip(2)[1], boxes=box, ids=[1], detections=[[*near([box])[0], 0.8, 5]])
+    assert again.ids.tolist() == [1, 2] and again.classes.tolist() == [2, 5]
+    again = session.update(clips.clip(2)[1], boxes=box, ids=[1], detections=[[*near([box])[0], 0.8, 2]])
+    assert again.ids.tolist() == [2, 1] and again.classes.tolist() == [5, 2]
+
+
+def test_of_an_object_and_a_new_box_the_nearer_is_the_detection_s(model: PatchNet, clips: Any) -> None:
+    session, box = model.session(max_missed=0), clips.truth(0)[0]
+    session.update(clips.clip(1)[0], boxes=box)
+    result = session.update(clips.clip(1)[0], boxes=box + 9, detections=[box + 10])
+    assert result.ids.tolist() == [2] and result.ended == (1,)
+    np.testing.assert_allclose(result.boxes[0], box + 9, atol=1e-4)
+
+
+def test_names_that_a_detector_told_once_stay_known(model: PatchNet, clips: Any) -> None:
+    """A supervision answer names only the classes that are in it."""
+    session, boxes = model.session(), np.float32(clips.truth(0))
+    both = Detections(boxes, np.float32([0.9, 0.8]), np.array([0, 3]), ("red", "", "", "violet"))
+    session.update(clips.clip(1)[0], detections=both)
+    one = Detections(boxes[:1], np.float32([0.9]), np.array([0]), ("RED",))
+    result = session.update(clips.clip(1)[0], detections=one)
+    assert result.ids.tolist() == [1, 2] and result.labels == ("RED", "violet")
+
+
 @pytest.mark.parametrize(("own", "told", "same"), [(2, 2, True), (2, 5, False), (2, -1, True), (-1, 5, True)])
 def test_an_object_is_not_found_to_be_of_another_class(
     model: PatchNet, clips: Any, own: int, told: int, same: bool

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from effvision import PatchNet, Session, State, Tracks
 from effvision.errors import InputError, ShapeError
@@ -137,6 +138,8 @@ def test_numbers_that_are_given_push_the_next_ones_up(model: PatchNet, clips: An
     assert session.update(frame, boxes=[box]).ids.tolist() == [7, 0, 8]
     assert session.update(frame, boxes=[box], ids=np.array([3])).ids.tolist() == [7, 0, 8, 3]
     assert session.update(frame, boxes=[box, box]).ids.tolist() == [7, 0, 8, 3, 9, 10]
+    assert session.update(frame, boxes=torch.tensor([box]), ids=torch.tensor([12])).ids.tolist()[-1] == 12
+    assert session.update(frame, remove=torch.tensor([0, 12])).ids.tolist() == [7, 8, 3, 9, 10]
 
 
 def test_boxes_of_the_first_frame_take_the_place_of_those_of_the_session(model: PatchNet, clips: Any) -> None:
@@ -273,6 +276,24 @@ def test_frames_of_another_size_are_refused_until_a_reset(model: PatchNet, clips
     assert clips.said(session.update(frame, timestamp=0.1)) == clips.said(untouched.update(frame, timestamp=0.1))
     session.reset()
     assert len(session.update(frame[:, :300])) == 2
+
+
+def test_an_update_that_is_interrupted_at_its_end_leaves_the_session_as_it_was(
+    model: PatchNet, clips: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = followed(model, clips, 2)
+    untouched, _ = followed(model, clips, 2)
+    frame, finish = clips.clip(3)[2], model.finish
+
+    def interrupted(*given: Any) -> Any:
+        finish(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.update(frame, boxes=[[1, 1, 40, 40]], remove=1)
+    assert clips.said(session.update(frame)) == clips.said(untouched.update(frame))
 
 
 # -- whole files ---------------------------------------------------------------------------------------------------------
