@@ -21,7 +21,7 @@ export PIP_ROOT_USER_ACTION = ignore
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo label test lint format check preflight bench train soak rivals clean
+.PHONY: help demo label test lint format check preflight bench train soak rivals backends clean
 
 help:  ## this list
 	@echo "make demo      the live page at http://localhost:$(PORT)/ (first use downloads about 180 MB; no PyTorch); Ctrl-C ends it"
@@ -33,6 +33,7 @@ help:  ## this list
 	@echo "make soak      the long benchmarks: thousands of frames, memory growth, lag over minutes"
 	@echo "make train     make the bundled weights again (hours on two cores; goes on after an interruption)"
 	@echo "make rivals    the environment of the benchmarks' rivals, .venv-rivals"
+	@echo "make backends  tests of sparse convolutions on spconv, and on Triton in its interpreter (290 MB to download for Triton)"
 	@echo "make clean     remove what the other targets made, .venv too"
 	@echo
 	@echo "PORT=8000 HOST=0.0.0.0   where \`make demo\` listens (a camera needs https or localhost: see README)"
@@ -115,6 +116,12 @@ rivals: preflight
 	@test -x .venv-rivals/bin/pip || $(PYTHON) -m venv .venv-rivals
 	@arguments=$$(.venv-rivals/bin/python .ci/preflight.py torch-index "$(TORCH_INDEX)") && \
 	  .venv-rivals/bin/python -m pip --disable-pip-version-check install --quiet $$arguments -r benchmarks/rivals.txt
+
+# Triton lies in a folder of its own: in .venv it would make other tests run that CI does not.
+backends: rivals $(VENV)/.test-installed
+	PYTHONPATH=. .venv-rivals/bin/python -m pytest tests/ops/test_sparse_backends.py
+	@test -d $(OUT)/triton || $(PIP) --no-deps --target $(OUT)/triton triton==3.9.0
+	PYTHONPATH=$(OUT)/triton $(PY) -m pytest tests/ops/test_sparse_triton.py
 
 clean:
 	rm -rf $(VENV) .venv-rivals build dist effvision.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(OUT)

@@ -103,6 +103,7 @@ AT_TOP: dict[str, tuple[str, ...]] = {
     "tensorrt": (),
     "torchsparse": (),
     "trackers": (),
+    "triton": ("effvision.ops.sparse_triton",),  # which nothing imports but where Triton was found
 }
 HEAVY = (
     "torch",
@@ -117,6 +118,7 @@ HEAVY = (
     "tensorrt",
     "torchsparse",
     "trackers",
+    "triton",
 )
 
 

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from effvision.errors import DTypeError, InputError, ShapeError
 from effvision.host.sparse import Pairs
 from effvision.ops.rows import precise
+from effvision.ops.sparse_backends import Carrier, carrier_for
 
 __all__ = ["KernelMap", "convolve", "pool"]
 
@@ -112,6 +113,32 @@ class KernelMap:
         """How a CPU goes through the outputs; made once, shared by all layers of the map."""
         return tuple(_cut(self))
 
+    @cached_property
+    def table(self) -> Tensor:
+        """(K, V_out) int32, the input row that each output sees under each offset; -1: none. For the Triton kernel.
+
+        Offsets stand first, so that the neighbours of a block of outputs lie side by side.
+        """
+        table = torch.full((self.kernel_volume, self.outputs), -1, dtype=torch.int32, device=self.source.device)
+        for offset in range(self.kernel_volume):
+            source, target = self.pairs(offset)
+            table[offset, target] = source.int()
+        if self.identity >= 0:
+            table[self.identity] = torch.arange(self.inputs, dtype=torch.int32, device=table.device)
+        return table
+
+    @cached_property
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """(2, K, most) int32 input and output rows, and (K,) int32 how many there are; the identity's too. For spconv."""
+        lists = [self.pairs(offset) for offset in range(self.kernel_volume)]
+        if self.identity >= 0:
+            lists[self.identity] = (torch.arange(self.inputs, device=self.source.device),) * 2
+        counts = [len(source) for source, _ in lists]
+        padded = torch.full((2, len(lists), max(counts)), -1, dtype=torch.int32, device=self.source.device)
+        for offset, (source, target) in enumerate(lists):
+            padded[0, offset, : len(source)], padded[1, offset, : len(source)] = source.int(), target.int()
+        return padded, torch.tensor(counts, dtype=torch.int32, device=padded.device)
+
 
 def convolve(
     x: Tensor,
@@ -124,7 +151,8 @@ def convolve(
 ) -> Tensor:
     """Convolve: out[t] = bias + residual[t] + sum over the pairs (s, t) of each offset k of x[s] weight[k].
 
-    Products and sums of half types are float32 on a CPU. Gradients flow to all tensors, once.
+    Sums of half types are float32 on a CPU and in the Triton kernel, which runs on a GPU where it can; `sparse_backend` of
+    `effvision.ops.sparse_backends` chooses otherwise. Gradients flow to all tensors, once.
 
     Args:
         x: (V_in, C_in) floating.
@@ -148,7 +176,7 @@ def convolve(
         out = cast(Tensor, _Convolution.apply(x, weight, bias, kernel_map))  # type: ignore[no-untyped-call]
         out = out if residual is None else out + residual
         return out.relu() if relu else out
-    return _convolve(x, weight, kernel_map, bias, residual, relu=relu)
+    return _convolve(x, weight, kernel_map, bias, residual, relu=relu, carrier=carrier_for(x))
 
 
 def pool(x: Tensor, kernel_map: KernelMap, mode: str) -> Tensor:
@@ -222,9 +250,12 @@ def _check(x: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None
 
 
 def _convolve(
-    x: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None, residual: Tensor | None, *, relu: bool
-) -> Tensor:
+    x: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None, residual: Tensor | None, *, relu: bool,
+    carrier: Carrier | None,
+) -> Tensor:  # fmt: skip
     """Do the work of `convolve` without a gradient."""
+    if carrier is not None:
+        return carrier(x, weight, kernel_map, bias, residual, relu=relu)
     if x.device.type != "cpu":
         return _by_offset(x, weight, kernel_map, bias, residual, relu=relu)
     if x.dtype in (torch.float16, torch.bfloat16):
@@ -346,8 +377,8 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kernel_map: KernelMap) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.kernel_map, ctx.biased = kernel_map, bias is not None
-        return _convolve(x, weight, kernel_map, bias, None, relu=False)
+        ctx.kernel_map, ctx.biased, ctx.carrier = kernel_map, bias is not None, carrier_for(x)
+        return _convolve(x, weight, kernel_map, bias, None, relu=False, carrier=ctx.carrier)
 
     @staticmethod
     @once_differentiable
@@ -357,7 +388,8 @@ class _Convolution(torch.autograd.Function):
         grad = grad.contiguous()
         to_x = to_weight = None
         if ctx.needs_input_grad[0]:
-            to_x = _convolve(grad, weight.transpose(1, 2).contiguous(), kernel_map.turned, None, None, relu=False)
+            taps = weight.transpose(1, 2).contiguous()
+            to_x = _convolve(grad, taps, kernel_map.turned, None, None, relu=False, carrier=ctx.carrier)
         if ctx.needs_input_grad[1]:
             to_weight = torch.zeros_like(weight)
             for offset in range(kernel_map.kernel_volume):
