@@ -151,6 +151,14 @@ class SparsePredictor(CloudPredictor):
         )
         return cls(*parts)
 
+    @classmethod
+    def _from_onnx(cls, path: Path, *, device: str, threads: int | None) -> Self:
+        made = super()._from_onnx(path, device=device, threads=threads)
+        if not isinstance(made, cls):
+            other = type(made).__name__
+            raise ModelFileError(f"{path} is a {other}, not a {cls.__name__}\nhint: from effvision import {other}")
+        return made
+
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields a cloud must have besides its coordinates."""
