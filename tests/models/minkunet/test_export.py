@@ -113,6 +113,7 @@ def test_a_file_holds_plain_operators_and_little_besides_its_weights(name: str, 
         "Gemm",
         "MatMul",
         "Mul",
+        "Pad",
         "ReduceSum",
         "Relu",
         "Reshape",
@@ -122,7 +123,7 @@ def test_a_file_holds_plain_operators_and_little_besides_its_weights(name: str, 
     assert exported[name].warnings == () and exported[name].opset == 17
     weights = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
     network = models[name].runtime.modules["step"].network
-    assert weights < 1.02 * sum(value.numel() for value in network.parameters()) + 100
+    assert weights < sum(value.numel() for value in network.parameters()) + 200
 
 
 @NAMES
