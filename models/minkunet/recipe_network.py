@@ -18,7 +18,7 @@ INPUTS = {"minkunet": SceneInput(0.25, _FEATURES), "spvcnn": SceneInput(0.5, _FE
 branch of points voxels have to be smaller."""
 
 CHANNELS = (12, 12, 16, 24, 24, 24, 16, 12, 12)
-"""In place of the published ones times a small width, which leaves 4 channels for 16 features where the cloud is finest, and
+"""In place of the published ones times a small width, which leaves 4 channels for 15 features where the cloud is finest, and
 puts nine tenths of the weights where it is coarsest."""
 
 
