@@ -13,7 +13,7 @@ __all__ = ["CHANNELS", "INPUTS", "lidar_network"]
 
 _FEATURES = ("height_low", "height", "height_smooth", "intensity", "returns", "echoes", "shape", "spacing")
 
-INPUTS = {"minkunet": SceneInput(0.25, _FEATURES), "spvcnn": SceneInput(0.5, _FEATURES, 0.125)}
+INPUTS = {"minkunet": SceneInput(0.375, _FEATURES), "spvcnn": SceneInput(0.5, _FEATURES, 0.125)}
 """How a cloud is prepared for each. A voxel of 0.5 m holds both low vegetation and the ground beneath it, so without a
 branch of points voxels have to be smaller."""
 
