@@ -177,6 +177,7 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
     arguments = (*inputs, *states)
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
     results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
+    forms = module.onnx_forms() if hasattr(module, "onnx_forms") else None  # of operators of its own
     try:
         with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
@@ -189,6 +190,7 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
                 dynamic_shapes=dynamic if axes else None,
                 external_data=False,
                 verbose=False,
+                custom_translation_table=forms,
             )
             assert program is not None
             model = program.model_proto
@@ -218,11 +220,12 @@ def _dim(axis: str) -> Any:
 
 
 def _name_axes(model: Any, spec: GraphSpec) -> None:
-    """Give the open axes of inputs whose sizes were found by tracing the names of the specification."""
-    said = {tensor.name: tensor.shape for tensor in spec.inputs}
-    for value in model.graph.input:
+    """Give open axes whose sizes were found by tracing the names of the specification: of inputs, and of what follows."""
+    found = any(str(axis).startswith(ROWS) for tensor in spec.inputs for axis in tensor.shape)
+    said = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
         for axis, name in zip(value.type.tensor_type.shape.dim, said.get(value.name, ()), strict=False):
-            if isinstance(name, str) and name.startswith(ROWS) and axis.dim_param:
+            if found and isinstance(name, str) and axis.dim_param:
                 axis.dim_param = name
 
 

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effvision.host.sparse import Keys
-from effvision.host.sparse_levels import build_levels, point_table
+from effvision.host.sparse_graph import POINT_LEVELS
+from effvision.host.sparse_levels import build_levels, places_of, point_table
 from effvision.ops.sparse_conv import KernelMap
 from effvision.ops.sparse_points import PointMap
 
 __all__ = ["POINT_LEVELS", "Convolves", "Maps", "Reads", "build_maps", "places_of"]
-
-POINT_LEVELS = (0, 2, 4)
-"""Levels at which SPVCNN's branch of points meets the voxels: strides 1, 4 and 16."""
 
 
 class Convolves(Protocol):
@@ -73,16 +71,3 @@ def build_maps(keys: Keys, points: NDArray[Any] | None, device: torch.device) ->
     places, batch = points[:, :3], points[:, 3].astype(np.int64)
     tables = [point_table(levels.keys[level], places / 2**level, batch) for level in POINT_LEVELS]
     return Maps(near, down, [PointMap.of(table, device) for table in tables])
-
-
-def places_of(coords: NDArray[Any], point_size_m: float | None, voxel_size_m: float) -> NDArray[Any]:
-    """Turn the coordinates of points on a finer grid, (P, 4) x, y, z, batch, into places among the voxels.
-
-    In float32, as the published code computes it, also where both sizes are equal: its places are then a little off whole
-    numbers, which moves logits by up to a thousandth of their spread. With None coordinates are taken as they are.
-    """
-    if point_size_m is None:
-        return coords
-    places = coords.astype(np.float32)
-    places[:, :3] = places[:, :3] * np.float32(point_size_m) / np.float32(voxel_size_m)
-    return places
