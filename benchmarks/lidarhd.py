@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,19 @@ from typing import Any
 import numpy as np
 import torch
 from _machine import Contender, DataFile, Figure, in_fresh_process, interleave, main, resident_mb
+from numpy.typing import NDArray
 
 from effvision.clouds import Cloud
-from effvision.models.minkunet.recipe import load_lidar, predict_scene
-from effvision.models.minkunet.recipe_network import INPUTS
+from effvision.models.minkunet.predictor import SPVCNN, MinkUNet
 from effvision.models.pvcnn.predictor import PVCNN
 from effvision.sample_scenes import sample_scene
+from effvision.scans import CloudPredictor
 from effvision.sources import open_cloud
-from effvision.training_lidar import score_scene
+from effvision.training_lidar import Label, score_scene
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
-NAMES = ("pvcnn", "spvcnn", "minkunet")
+MODELS: dict[str, type[CloudPredictor]] = {"pvcnn": PVCNN, "spvcnn": SPVCNN, "minkunet": MinkUNet}
+NAMES = tuple(MODELS)
 TILE = DataFile(
     "pointclouds/lidarhd/val/village_770550_6277550.npz",
     "https://github.com/IGNF/ign-pdal-tools, test/data",
@@ -48,15 +49,13 @@ def cloud_of(path: Path | None, *, small: bool) -> Cloud:
     return sample_scene(side_m=30.0) if small else sample_scene(points_per_m2=10.0)
 
 
-def labeller(name: str) -> Callable[[Cloud], tuple[np.ndarray, np.ndarray]]:
+def labeller(name: str) -> Label:
     """What labels a cloud: classes and scores, (P,) each."""
-    if name != "pvcnn":
-        return partial(predict_scene, load_lidar(WEIGHTS / f"{name}-lidarhd.safetensors", name), kind=INPUTS[name])
-    model = PVCNN.from_pretrained("pvcnn-lidarhd", runtime="torch", threads=1)
+    model = MODELS[name].from_pretrained(f"{name}-lidarhd", runtime="torch")
 
-    def label(cloud: Cloud) -> tuple[np.ndarray, np.ndarray]:
+    def label(cloud: Cloud) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         result = model.predict(cloud)
-        return np.asarray(result.labels), np.asarray(result.scores)
+        return result.labels, result.scores
 
     return label
 

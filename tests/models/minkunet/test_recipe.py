@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from effvision.errors import CheckpointError, InputError
 from effvision.models.minkunet import recipe
+from effvision.models.minkunet.convert import load_weights
 from effvision.models.minkunet.network import CHANNELS, SPVCNN, MinkUNet
 from effvision.models.minkunet.recipe import Settings, crossvalidate, load_lidar, main, predict_scene, train
 from effvision.models.minkunet.recipe_data import Pieces
@@ -132,6 +133,20 @@ def test_both_weights_fit_their_share_of_the_package() -> None:
     """5 MB for both, fp16 weights and fp32 in the exported files."""
     weights = [sum(value.numel() for value in lidar_network(name).parameters()) for name in NAMES]
     assert sum(weights) * (2 + 4) < 4_600_000
+
+
+def test_written_weights_load_as_a_checkpoint_does(tmp_path: Path) -> None:
+    """They lack the counters of batch normalisation; nothing else may be missing."""
+    network, other = lidar_network("spvcnn"), lidar_network("spvcnn")
+    tensors = {
+        name: value.float() for name, value in load_file(save_weights(network.state_dict(), tmp_path / "w")).items()
+    }
+    load_weights(other, tensors)
+    for name, value in other.named_parameters():
+        torch.testing.assert_close(value, tensors[name], rtol=0, atol=0)
+    del tensors["stem.0.kernel"]
+    with pytest.raises(CheckpointError, match="1 missing"):
+        load_weights(other, tensors)
 
 
 def test_channels_are_nine() -> None:
