@@ -16,8 +16,9 @@ from effvision.errors import RuntimeFailure
 from effvision.host.sparse import pack
 from effvision.host.sparse_graph import graph_arrays
 from effvision.host.sparse_levels import places_of
+from effvision.models.minkunet.inputs import Input
 
-__all__ = ["AT_ONCE", "MARGIN", "columns", "fed", "label"]
+__all__ = ["AT_ONCE", "MARGIN", "cells_of", "columns", "fed", "label"]
 
 Feed = Mapping[str, NDArray[Any]]
 Index = NDArray[np.int64]
@@ -77,6 +78,11 @@ def label(
             tell(done, len(coords))
     inverse = arrays["inverse"]
     return labels[inverse], np.clip(scores, 0.0, 1.0)[inverse]
+
+
+def cells_of(inputs: Input) -> int:
+    """Return how many steps of the rows' coordinates a voxel is wide."""
+    return 1 if inputs.point_m is None else round(inputs.voxel_m / inputs.point_m)
 
 
 def columns(coords: NDArray[Any], *, cells: int = 1, at_once: int = AT_ONCE) -> Iterator[tuple[Index, Index]]:

@@ -146,7 +146,7 @@ def test_the_operators_convolve_as_a_loop_does() -> None:
             up[pairs.source[at]] += coarse[pairs.target[at]] @ weight[k]
     tables = [array for name, array in arrays.items() if name.startswith("down0_sum")]
     chunks, taps = (arrays["down0_source"], arrays["down0_offset"]), torch.from_numpy(weight)
-    got = summed_products(torch.from_numpy(x), taps, *chunks, tables, arrays["down0_rows"])
+    got = summed_products(torch.from_numpy(x), taps, None, *chunks, tables, arrays["down0_rows"], -1)
     np.testing.assert_allclose(got.numpy(), down, atol=1e-12)
     got = picked_products(torch.from_numpy(coarse), taps, arrays["up0_source"], chunks[1], arrays["up0_rows"])
     np.testing.assert_allclose(got.numpy(), up, atol=1e-12)
