@@ -113,7 +113,8 @@ train: preflight $(VENV)/.test-installed
 rivals: preflight
 	@test -f benchmarks/rivals.txt || { echo "no benchmark here has rivals that need an environment of their own"; exit 1; }
 	@test -x .venv-rivals/bin/pip || $(PYTHON) -m venv .venv-rivals
-	.venv-rivals/bin/python -m pip --disable-pip-version-check install --quiet -r benchmarks/rivals.txt
+	@arguments=$$(.venv-rivals/bin/python .ci/preflight.py torch-index "$(TORCH_INDEX)") && \
+	  .venv-rivals/bin/python -m pip --disable-pip-version-check install --quiet $$arguments -r benchmarks/rivals.txt
 
 clean:
 	rm -rf $(VENV) .venv-rivals build dist effvision.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(OUT)

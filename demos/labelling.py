@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +25,6 @@ import numpy as np
 from effvision.clouds import Cloud, bounds
 from effvision.demos.channel import Limits, Models
 from effvision.errors import EffvisionError, InputError
-from effvision.host.blocks import Chunk
-from effvision.models.pvcnn.inputs import Chunks, Input
 from effvision.results import Segmentation
 from effvision.sources.clouds import CLOUD_SUFFIXES, open_cloud
 
@@ -120,7 +118,7 @@ class Job:
         self._check_count(len(cloud))
         self._enter("prepare")
         mine = copy.copy(model)  # the network is shared, what watches it is not
-        mine.inputs = _Watched(model.inputs, self._tick)
+        mine.watch = self._tick
         result = mine.session().update(cloud)
         self.times["prepare"], self.times["network"] = result.timing.prepare_ms, result.timing.run_ms
         self._enter("save", keep_time=False)
@@ -156,33 +154,6 @@ class Job:
                 f"hint: the command line has no limit: effvision run {self._models.card} FILE --save labelled.ply"
             )
         self._progress = ("network", done, total)
-
-
-class _Watched:
-    """A network's `inputs` that tell before each chunk how many there were; what is told may stop them."""
-
-    def __init__(self, inputs: Input, tick: Callable[[int, int], None]) -> None:
-        self._inputs, self._tick = inputs, tick
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inputs, name)
-
-    def chunks(self, xyz: np.ndarray, *, seed: int) -> Chunks:
-        return _Counted(self._inputs.chunks(xyz, seed=seed), self._tick)
-
-
-class _Counted:
-    def __init__(self, chunks: Chunks, tick: Callable[[int, int], None]) -> None:
-        self._chunks, self._tick = chunks, tick
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def __iter__(self) -> Iterator[Chunk]:
-        total = len(self._chunks)
-        for done, chunk in enumerate(self._chunks):
-            self._tick(done, total)
-            yield chunk
 
 
 def check_name(name: object) -> str:

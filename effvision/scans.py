@@ -58,6 +58,10 @@ class CloudPredictor(Predictor):
     takes: ClassVar[Literal["frames", "clouds"]] = "clouds"
     joins: ClassVar[bool] = False
 
+    watch: Callable[[int, int], None] | None = None
+    """Told how many parts of how many are done, none at first, while a cloud is labelled; what it raises ends that. Set it on a
+    copy (`copy.copy(model)`) where the model is shared: the network stays one."""
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their numbers."""

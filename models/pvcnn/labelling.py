@@ -39,7 +39,7 @@ def label(
         seed: Of the order in which points meet each other.
         axis: Clouds of a call, where the network takes a fixed number.
         together: Most chunks of one size in one call, where it does not.
-        tell: Told after each call how many chunks of how many are done.
+        tell: Told before the first call and after each how many chunks of how many are done.
 
     Returns:
         Labels (P,) int32 and scores (P,) float32 in 0..1.
@@ -49,6 +49,8 @@ def label(
     """
     chunks = inputs.chunks(arrays["xyz"], seed=seed)
     votes, done = Votes(len(arrays["xyz"]), classes, rule=inputs.rule), 0
+    if tell is not None:
+        tell(0, len(chunks))
     for each in _calls(chunks, axis if isinstance(axis, int) else together):
         points = np.stack([inputs.cut(arrays, chunk) for chunk in each])
         for chunk, answer in zip(each, _logits(run, points, axis), strict=True):

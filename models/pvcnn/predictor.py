@@ -136,6 +136,8 @@ class PVCNN(CloudPredictor):
             def tell(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
+                if self.watch is not None:
+                    self.watch(done, total)
 
             labels, scores = label(
                 arrays,

@@ -52,6 +52,14 @@ KEYS = {
         "ours_differs",
         "points_per_s",
     },
+    "lidarhd.py": {"pvcnn_over_synthetic", "growth_mb_synthetic", "weights_kb"},
+    "sparse_conv.py": {
+        "floor_ratio_synthetic",
+        "map_share_synthetic",
+        "growth_mb_synthetic",
+        "baseline_over_ours_synthetic",
+        "ours_differs",
+    },
     "tracking.py": {
         "own_auc_keys5_synthetic",
         "own_auc_keys10_synthetic",
@@ -126,6 +134,22 @@ def test_point_voxel_networks_tell_every_key_and_all_forms_agree() -> None:
     assert set(found) == {*KEYS["pvcnn.py"], "missed", "mode", "details", "machine"}
     assert max(found["details"]["baseline_differs"].values()) < 1e-5
     assert "random weights: timing only" in said
+
+
+def test_sparse_convolution_tells_every_key_and_equals_the_plain_form(tmp_path: Path) -> None:
+    said, found = run("sparse_conv.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["sparse_conv.py"], "missed", "mode", "details", "machine"}
+    assert found["ours_differs"] < 1e-5 and found["details"]["voxels"] == 1500
+    assert sum(int(name.rpartition(", ")[2]) for name in found["details"]["layers"]) == 34
+    assert "https://github.com/mit-han-lab/spvnas" in said and "spconv is left out" in said
+
+
+def test_networks_for_lidar_from_the_air_tell_every_key(tmp_path: Path) -> None:
+    said, found = run("lidarhd.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["lidarhd.py"], "missed", "mode", "details", "machine"}
+    assert set(found["growth_mb_synthetic"]) == {"pvcnn", "spvcnn", "minkunet"}
+    assert all(value > 0 for value in found["pvcnn_over_synthetic"].values())
+    assert "https://github.com/IGNF/ign-pdal-tools" in said
 
 
 def test_tracking_tells_every_key_and_runs_without_sequences_and_without_the_rival(tmp_path: Path) -> None:
