@@ -35,6 +35,7 @@ __all__ = ["export_onnx"]
 _WRITTEN_OPSET = 18  # what PyTorch's exporter really writes for anything older
 _OPSETS = range(13, 21)
 _MOST_STREAMS = 4096
+_FOLDED = 128  # numbers: shapes and indices, but no weights
 Convert = Callable[[Any, GraphSpec], tuple[Any, PrecisionReport]]
 _PROTOBUF_LIMIT = 1_900_000_000
 
@@ -191,8 +192,15 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
                 external_data=False,
                 verbose=False,
                 custom_translation_table=forms,
+                optimize=forms is None,
             )
             assert program is not None
+            if (
+                forms is not None
+            ):  # what such operators make of weights must not be computed now: it would be in the file too
+                from onnxscript.optimizer import optimize_ir
+
+                optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
             model = program.model_proto
             _name_axes(model, spec)
             return model

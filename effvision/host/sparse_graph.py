@@ -52,16 +52,16 @@ def table_axes(*, points: bool) -> dict[str, tuple[int | None, ...]]:
     """
     axes: dict[str, tuple[int | None, ...]] = {}
     for level in range(DOWNS + 1):
-        axes |= {f"near{level}_source": (None, None), f"near{level}_offset": (None,)}
-        axes |= _sum_axes(f"near{level}", WIDTHS)
+        axes.update({f"near{level}_source": (None, None), f"near{level}_offset": (None,)})
+        axes.update(_sum_axes(f"near{level}", WIDTHS))
     for level in range(DOWNS):
-        axes |= {f"down{level}_source": (None, None), f"down{level}_offset": (None,)}
-        axes |= _sum_axes(f"down{level}", _CHILDREN)
-        axes |= {f"up{level}_source": (None, None), f"up{level}_rows": (None,)}
+        axes.update({f"down{level}_source": (None, None), f"down{level}_offset": (None,)})
+        axes.update(_sum_axes(f"down{level}", _CHILDREN))
+        axes.update({f"up{level}_source": (None, None), f"up{level}_rows": (None,)})
     for level in POINT_LEVELS if points else ():
-        axes |= _sum_axes(f"points{level}", WIDTHS)
-        axes |= {f"points{level}_crowd": (None, None), f"points{level}_shares": (None, 1)}
-        axes |= {f"points{level}_corners": (None, None), f"points{level}_weights": (None, None)}
+        axes.update(_sum_axes(f"points{level}", WIDTHS))
+        axes.update({f"points{level}_crowd": (None, None), f"points{level}_shares": (None, 1)})
+        axes.update({f"points{level}_corners": (None, None), f"points{level}_weights": (None, None)})
     return axes
 
 
@@ -79,20 +79,20 @@ def graph_arrays(keys: Keys, points: NDArray[Any] | None = None) -> dict[str, ND
     found: dict[str, NDArray[Any]] = {}
     for level, pairs in enumerate(levels.near):
         source, offset, target = _chunks(pairs)
-        found |= {f"near{level}_source": source, f"near{level}_offset": offset}
-        found |= sum_tables(f"near{level}", target, pairs.outputs, WIDTHS)
+        found.update({f"near{level}_source": source, f"near{level}_offset": offset})
+        found.update(sum_tables(f"near{level}", target, pairs.outputs, WIDTHS))
     for level, pairs in enumerate(levels.down):
         source, offset, target = _chunks(pairs)
-        found |= {f"down{level}_source": source, f"down{level}_offset": offset}
-        found |= sum_tables(f"down{level}", target, pairs.outputs, _CHILDREN)
+        found.update({f"down{level}_source": source, f"down{level}_offset": offset})
+        found.update(sum_tables(f"down{level}", target, pairs.outputs, _CHILDREN))
         there = np.flatnonzero(target >= 0)
         rows = np.empty(pairs.inputs, np.int64)
         rows[source.reshape(-1)[there]] = there  # each row of the finer level is in exactly one pair
-        found |= {f"up{level}_source": np.maximum(target, 0).reshape(source.shape), f"up{level}_rows": rows}
+        found.update({f"up{level}_source": np.maximum(target, 0).reshape(source.shape), f"up{level}_rows": rows})
     if points is not None:
         places, batch = points[:, :3], points[:, 3].astype(np.int64)
         for level in POINT_LEVELS:
-            found |= _point_arrays(f"points{level}", point_table(levels.keys[level], places / 2**level, batch))
+            found.update(_point_arrays(f"points{level}", point_table(levels.keys[level], places / 2**level, batch)))
     return found
 
 

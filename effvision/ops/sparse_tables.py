@@ -33,26 +33,47 @@ def _summed(summands: Tensor, tables: list[Tensor], crowd: Tensor | None, rows: 
 
 @torch.library.custom_op("effvision::summed_products", mutates_args=())
 def summed_products(
-    x: Tensor, weight: Tensor, source: Tensor, offset: Tensor, tables: list[Tensor], rows: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    source: Tensor,
+    offset: Tensor,
+    tables: list[Tensor],
+    rows: Tensor,
+    centre: int,
 ) -> Tensor:
     """Convolve: for each output row the sum of its products.
 
     Args:
         x: (V, C) float.
         weight: (K, C, O).
+        bias: (O,), or None.
         source: (n, B) int64, rows of `x`.
         offset: (n,) int64 in 0..K, K for the last: weights of zero.
         tables: (n_w, w) int64 each, numbers of products.
         rows: (V_out,) int64, places in a stack of a row of zeros and the sums of the tables.
+        centre: The offset under which every row meets itself, which is in no chunk; -1: none.
 
     Returns:
         (V_out, O).
     """
-    return _summed(_products(x, weight, source, offset), tables, None, rows)
+    out = _summed(_products(x, weight, source, offset), tables, None, rows)
+    if centre >= 0:
+        out += x @ weight[centre]
+    return out if bias is None else out + bias
 
 
 @summed_products.register_fake
-def _(x: Tensor, weight: Tensor, source: Tensor, offset: Tensor, tables: list[Tensor], rows: Tensor) -> Tensor:
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    source: Tensor,
+    offset: Tensor,
+    tables: list[Tensor],
+    rows: Tensor,
+    centre: int,
+) -> Tensor:
     return x.new_empty(rows.shape[0], weight.shape[2])
 
 
@@ -94,29 +115,36 @@ def onnx_forms() -> Mapping[Any, Callable[..., Any]]:
 
     op: Any = opset18
 
-    def zeros(like: Any, shape: list[int]) -> Any:
+    def zeros(shape: list[int]) -> Any:
         return op.Constant(value=_zeros(shape))
 
-    def products(x: Any, weight: Any, source: Any, offset: Any) -> Any:
-        _, inputs, outputs = weight.shape
-        taps = op.Concat(weight, zeros(weight, [1, inputs, outputs]), axis=0)
+    def padded(weight: Any) -> Any:
+        return op.Pad(weight, op.Constant(value_ints=[0, 0, 0, 1, 0, 0]))  # zeros as a constant would be in the file
+
+    def products(x: Any, weight: Any, taps: Any, source: Any, offset: Any) -> Any:
         found = op.MatMul(op.Gather(x, source, axis=0), op.Gather(taps, offset, axis=0))
-        return op.Reshape(found, op.Constant(value_ints=[-1, int(outputs)]))
+        return op.Reshape(found, op.Constant(value_ints=[-1, int(weight.shape[2])]))
 
     def stacked(first: Any, summands: Any, tables: Any) -> Any:
         axes = op.Constant(value_ints=[1])
         sums = [op.ReduceSum(op.Gather(summands, table, axis=0), axes, keepdims=0) for table in tables]
         return op.Concat(first, *sums, axis=0)
 
-    def summed(x: Any, weight: Any, source: Any, offset: Any, tables: Any, rows: Any) -> Any:
-        stack = stacked(zeros(weight, [1, weight.shape[2]]), products(x, weight, source, offset), tables)
-        return op.Gather(stack, rows, axis=0)
+    def summed(x: Any, weight: Any, bias: Any, source: Any, offset: Any, tables: Any, rows: Any, centre: int) -> Any:
+        taps = padded(weight)
+        stack = stacked(zeros([1, weight.shape[2]]), products(x, weight, taps, source, offset), tables)
+        found = op.Gather(stack, rows, axis=0)
+        if centre < 0:
+            return found if bias is None else op.Add(found, bias)
+        # of the padded weights: of the weights themselves it would be a constant of its own in the file
+        tap = op.Gather(taps, op.Constant(value_int=centre), axis=0)
+        return op.Add(op.MatMul(x, tap) if bias is None else op.Gemm(x, tap, bias), found)
 
     def picked(x: Any, weight: Any, source: Any, offset: Any, rows: Any) -> Any:
-        return op.Gather(products(x, weight, source, offset), rows, axis=0)
+        return op.Gather(products(x, weight, padded(weight), source, offset), rows, axis=0)
 
     def sums(x: Any, tables: Any, crowd: Any, rows: Any) -> Any:
-        nothing = zeros(x, [1, x.shape[1]])
+        nothing = zeros([1, x.shape[1]])
         stack = stacked(nothing, op.Concat(x, nothing, axis=0), tables)
         return op.Gather(stacked(stack, stack, [crowd]), rows, axis=0)
 

@@ -96,8 +96,7 @@ class _NearMap:
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
         """As `effvision.ops.sparse_conv.convolve`."""
-        centre = x @ weight[_CENTRE] if bias is None else torch.addmm(bias, x, weight[_CENTRE])
-        return _finished(centre + summed_products(x, weight, *self.chunks, *self.sums), None, residual, relu)
+        return _finished(summed_products(x, weight, bias, *self.chunks, *self.sums, _CENTRE), None, residual, relu)
 
 
 class _DownMap:
@@ -110,7 +109,7 @@ class _DownMap:
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, relu: bool) -> Tensor:
         """As `effvision.ops.sparse_conv.convolve`."""
-        return _finished(summed_products(x, weight, *self.chunks, *self.sums), bias, residual, relu)
+        return _finished(summed_products(x, weight, bias, *self.chunks, *self.sums, -1), None, residual, relu)
 
 
 class _UpMap:

@@ -23,7 +23,7 @@ from effvision.metadata import Metadata
 from effvision.models.minkunet import labelling
 from effvision.models.minkunet.description import check_description
 from effvision.models.minkunet.inputs import parse_input
-from effvision.models.minkunet.labelling import fed, label
+from effvision.models.minkunet.labelling import cells_of, fed, label
 from effvision.runtime import Runtime
 from effvision.scans import CloudPredictor
 from effvision.sources.clouds import open_cloud
@@ -40,6 +40,14 @@ if TYPE_CHECKING:
 __all__ = ["PREDICTOR", "SPVCNN", "MinkUNet", "SparsePredictor"]
 
 _EXAMPLE_ROWS = 20_000
+_IN_KITS = {
+    "EffvisionError": "effvision.errors",
+    "answer": "effvision.models.minkunet.kit",
+    "first_call": "effvision.models.minkunet.kit",
+    "open_cloud": "effvision.sources.clouds",
+    "parse_input": "effvision.models.minkunet.inputs",
+    "write_ply": "effvision.sources.cloud_writer",
+}
 
 
 class SparsePredictor(CloudPredictor):
@@ -143,15 +151,18 @@ class SparsePredictor(CloudPredictor):
         )
         return cls(*parts)
 
+    @classmethod
+    def _from_onnx(cls, path: Path, *, device: str, threads: int | None) -> Self:
+        made = super()._from_onnx(path, device=device, threads=threads)
+        if not isinstance(made, cls):
+            other = type(made).__name__
+            raise ModelFileError(f"{path} is a {other}, not a {cls.__name__}\nhint: from effvision import {other}")
+        return made
+
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields a cloud must have besides its coordinates."""
         return self.inputs.fields
-
-    @property
-    def cells(self) -> int:
-        """How many steps of the rows' coordinates a voxel is wide."""
-        return 1 if self.inputs.point_m is None else round(self.inputs.voxel_m / self.inputs.point_m)
 
     @classmethod
     def fields_of(cls, card: Card) -> tuple[str, ...]:
@@ -183,7 +194,7 @@ class SparsePredictor(CloudPredictor):
             labels, scores = label(
                 arrays,
                 run,
-                cells=self.cells,
+                cells=cells_of(self.inputs),
                 at_once=labelling.AT_ONCE,
                 tell=tell,
             )
@@ -234,8 +245,25 @@ class SparsePredictor(CloudPredictor):
         int8: Int8 | Form | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> KitReport:
-        """Refuse: kits of sparse networks are not written yet."""
-        raise InputError("not yet")
+        """Write a folder that labels clouds on a device with numpy and ONNX Runtime; see `effvision.export.kit_clouds`.
+
+        Arguments as in `Predictor.export_kit`; `frames` are clouds.
+
+        Raises:
+            InputError: int8, or a target with TensorRT: sizes of the tables follow from the cloud, so an engine would be built
+                anew for every cloud, and none was ever run.
+        """
+        from effvision.export.kit_clouds import export_cloud_kit
+        from effvision.export.targets import get_target
+
+        self._refuse_int8(int8)
+        if (to := get_target(target)).tensorrt is not None:
+            raise InputError(
+                f"there is no kit of sparse networks for {to.title}: the sizes of a kernel map follow from the cloud, and "
+                "TensorRT would build an engine anew for each; we claim nothing for it\n"
+                "hint: --target onnx writes a kit for ONNX Runtime, which runs on its processor too"
+            )
+        return export_cloud_kit(self, to, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify)
 
     @staticmethod
     def _refuse_int8(int8: object) -> None:
@@ -288,7 +316,7 @@ class SparsePredictor(CloudPredictor):
         """Rows in blocks from sparse to solid, on the voxels of each level; with a branch of points some stand twice."""
         blocks, begin = [], 0
         for level in range(5):
-            side = self.cells << level
+            side = cells_of(self.inputs) << level
             for share in (0.03, 0.1, 0.25, 0.5, 1.0):
                 grid = np.argwhere(rng.random((5, 5, 5)) < share) * side + rng.integers(0, side)
                 blocks.append(grid + np.array([begin, 0, 0]))

@@ -49,7 +49,7 @@ class Settings(LidarSettings):
         points: Of a piece, at most.
     """
 
-    steps: int = 1200
+    steps: int = 1500
     network: str = "spvcnn"
     pieces: int = 3
     points: int = 9000

@@ -13,12 +13,12 @@ __all__ = ["CHANNELS", "INPUTS", "lidar_network"]
 
 _FEATURES = ("height_low", "height", "height_smooth", "intensity", "returns", "echoes", "shape", "spacing")
 
-INPUTS = {"minkunet": SceneInput(0.25, _FEATURES), "spvcnn": SceneInput(0.5, _FEATURES, 0.125)}
+INPUTS = {"minkunet": SceneInput(0.375, _FEATURES), "spvcnn": SceneInput(0.5, _FEATURES, 0.125)}
 """How a cloud is prepared for each. A voxel of 0.5 m holds both low vegetation and the ground beneath it, so without a
 branch of points voxels have to be smaller."""
 
 CHANNELS = (12, 12, 16, 24, 24, 24, 16, 12, 12)
-"""In place of the published ones times a small width, which leaves 4 channels for 16 features where the cloud is finest, and
+"""In place of the published ones times a small width, which leaves 4 channels for 15 features where the cloud is finest, and
 puts nine tenths of the weights where it is coarsest."""
 
 

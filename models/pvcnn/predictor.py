@@ -42,8 +42,8 @@ _TOGETHER = 8  # likewise on a GPU; not measured
 _TRIES = 64
 _IN_KITS = {
     "EffvisionError": "effvision.errors",
-    "fed": "effvision.models.pvcnn.labelling",
-    "label": "effvision.models.pvcnn.labelling",
+    "answer": "effvision.models.pvcnn.kit",
+    "first_call": "effvision.models.pvcnn.kit",
     "open_cloud": "effvision.sources.clouds",
     "parse_input": "effvision.models.pvcnn.inputs",
     "write_ply": "effvision.sources.cloud_writer",
@@ -226,7 +226,9 @@ class PVCNN(CloudPredictor):
             raise InputError("there is no int8 of point networks yet\nhint: leave `int8` out")
         if self.runtime.name == "torch":
             check_export(cast(Any, self.runtime))
-        return export_cloud_kit(self, target, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify)
+        return export_cloud_kit(
+            self, target, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify, forms=("scatter", "tables")
+        )
 
     def example_inputs(
         self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[Any] = ()
