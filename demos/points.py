@@ -413,7 +413,7 @@ class PointsTab:
 
 
 def _about(shown: Sequence[Card], limits: Limits) -> str:
-    answers = "".join(f"<p><b>What answers here.</b> {about_card(card)}</p>" for card in shown)
+    answers = "<p><b>What answers here.</b></p>" + "".join(f"<p>{about_card(card)}</p>" for card in shown)
     return (
         f"{answers}<p><b>Files</b> of up to {limits.points:,} points and {limits.upload_bytes // 2**20} MB: "
         f"{', '.join(CLOUD_SUFFIXES)}; coordinates in metres, z up. Of more than {limits.shown_points:,} points the browser "
