@@ -145,7 +145,8 @@ def test_a_card_takes_what_it_does_not_say_from_its_family(card: Card) -> None:
         assert (card.preprocess["template"], card.preprocess["search"]) == (64, 119)
         return
     if card.task != "classification":  # the others say all of it themselves
-        assert card.preprocess["kind"] in ("scene", "room", "object") and card.preprocess["points"] >= 1
+        assert card.preprocess["kind"] in ("scene", "room", "object", "scan")
+        assert card.preprocess["voxel_m" if card.family == "minkunet" else "points"] > 0
         return
     assert {"short_side", "size", "mean", "std"} <= set(card.preprocess)
     height, width = card.preprocess["size"]
