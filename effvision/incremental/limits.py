@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from effvision.incremental.axes import Window
+from effvision.incremental.axes import Pad, Window
 from effvision.incremental.blocks import Block
 from effvision.incremental.reference import (
     ReferenceOptions,
@@ -21,7 +21,7 @@ from effvision.incremental.reference import (
     output_rects,
 )
 from effvision.incremental.regions import Mask, Rect, paint, split, within
-from effvision.incremental.rules import Convolution
+from effvision.incremental.rules import Convolution, Padding
 
 __all__ = ["Limit", "Local", "Published"]
 
@@ -107,6 +107,28 @@ class Published(Limit):
         grown = dilate(together, self.options.dilation)
         self._levels = mask_pyramid(grown, least=self.options.least, dilation=self.options.level_dilation)
 
+    def _level(self, h: int, w: int) -> Mask | None:
+        """The mask at a resolution; that of maps larger than the inputs is the inputs' own, enlarged."""
+        if (h, w) not in self._levels and self._levels:
+            top, left = max(self._levels)
+            if h >= top and w >= left and h % top == 0 and w % left == 0:
+                self._levels[h, w] = self._levels[top, left].repeat(h // top, 0).repeat(w // left, 1)
+        return self._levels.get((h, w))
+
+    def _mask(self, block: Block, index: int) -> Mask | None:
+        """The mask of a value that a convolution reads; that of a padded map is padded like it."""
+        value = next(value for value in (*block.members, *block.leaves) if value.index == index)
+        mask = self._level(*value.size)
+        if mask is not None or not isinstance(value.rule, Padding) or value.rule.axes[0] is None:
+            return mask
+        mask = self._mask(block, value.inputs[0]) if value not in block.leaves else None
+        if mask is None:
+            return None
+        amounts = [(axis.before, axis.m - axis.n - axis.before) for axis in value.rule.axes[0] if isinstance(axis, Pad)]
+        rows, columns = (slice(max(-a, 0), n - max(-b, 0)) for (a, b), n in zip(amounts, mask.shape, strict=True))
+        grown: Mask = np.pad(mask[rows, columns], [(max(a, 0), max(b, 0)) for a, b in amounts])
+        return grown
+
     def part(self, block: Block, rects: list[Rect]) -> list[Rect]:
         """The active blocks of a convolution; all that may change of anything else, and below the smallest level."""
         rule = block.target.rule
@@ -115,7 +137,7 @@ class Published(Limit):
         axes = rule.axes[0]
         if axes is None or not (isinstance(axes[0], Window) and isinstance(axes[1], Window)):
             return rects
-        mask = self._levels.get((axes[0].n, axes[1].n))
+        mask = self._mask(block, block.target.inputs[0])
         if mask is None:
             return [block.whole] if rects else []
         kernel, stride, padding = rule.kernel, rule.stride, (axes[0].padding, axes[1].padding)
