@@ -286,10 +286,10 @@ class IncrementalNetwork:
             masks = self._masks(given, changes)
             for value, tensor in zip(self._inputs, given, strict=True):
                 for rect in changes[value.index]:
-                    if value.picture:
-                        maps.write(value.index, rect, patch(tensor, rect), step)
-                    else:
+                    if rect == (0, value.size[0], 0, value.size[1]):
                         maps.replace(value.index, _own(tensor), step)
+                    else:
+                        maps.write(value.index, rect, patch(tensor, rect), step)
             self._limit.begin(changes, share(changes, self._inputs), masks)
             how, macs = self._follow(changes, maps, step)
         except BaseException as error:
@@ -378,7 +378,7 @@ def _since(start: float) -> float:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy of an input that nobody else can change."""
+    """A copy of an input that nobody else can change; channels-last, as convolutions like it."""
     return tensor.detach().clone(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
 
 

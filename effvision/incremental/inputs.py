@@ -16,6 +16,10 @@ from effvision.incremental.trace import Value
 __all__ = ["as_tuple", "changed_pixels", "check_finite", "check_inputs", "check_mask", "find_change"]
 
 _SLACK = 256.0  # pixels of an input that one rectangle more has to save
+_SPARSE = 8  # every so many rows and columns are looked at first
+_NEARLY = 0.95  # if more of those pixels changed, all are taken as changed
+_NUMPY = (torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+_LANES = {8: np.int64, 4: np.int32, 2: np.int16, 1: np.int8}
 
 
 def as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -89,10 +93,23 @@ def check_mask(mask: Tensor | NDArray[np.bool_], h: int, w: int) -> Mask:
 def changed_pixels(before: Tensor, after: Tensor) -> Mask:
     """Where two inputs (N, C, H, W) differ in any channel of any picture: (H, W)."""
     h, w = before.shape[2:]
-    differs = before != after
-    if differs.shape[0] == 1 and differs.is_contiguous(memory_format=torch.channels_last):
-        return differs.permute(0, 2, 3, 1).reshape(h, w, -1).any(2).cpu().numpy()  # channels lie side by side
-    return differs.flatten(0, 1).any(0).cpu().numpy()
+    if before.device.type != "cpu" or before.dtype not in _NUMPY:
+        return (before != after).flatten(0, 1).any(0).cpu().numpy()
+    if before.shape[0] == 1 and before.is_contiguous(memory_format=torch.channels_last):
+        after = after.contiguous(memory_format=torch.channels_last)
+        differs = _unlike(before.permute(0, 2, 3, 1), after.permute(0, 2, 3, 1)).reshape(h * w, -1)
+        lanes = next(lane for size, lane in _LANES.items() if differs.shape[1] % size == 0)
+        return (torch.from_numpy(differs.view(lanes)).amax(1) != 0).view(h, w).numpy()
+    differs = _unlike(before, after).reshape(-1, h * w)
+    lanes = next(lane for size, lane in _LANES.items() if differs.shape[1] % size == 0)
+    # A reduction of whole words, eight pixels at a time: four times faster than `any` on bool.
+    found: Mask = np.bitwise_or.reduce(differs.view(lanes), axis=0).view(np.bool_).reshape(h, w)
+    return found
+
+
+def _unlike(before: Tensor, after: Tensor) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = before.numpy() != after.detach().numpy()
+    return np.ascontiguousarray(found)
 
 
 def find_change(before: Tensor, after: Tensor, mask: Mask | None) -> list[Rect]:
@@ -105,9 +122,14 @@ def find_change(before: Tensor, after: Tensor, mask: Mask | None) -> list[Rect]:
     """
     if before.ndim != 4:
         return [] if torch.equal(before, after) else [(0, 1, 0, 1)]
-    if mask is None and torch.equal(before, after):
-        return []
-    return split(changed_pixels(before, after) if mask is None else mask, _SLACK)
+    if mask is not None:
+        return split(mask, _SLACK)
+    h, w = before.shape[2:]
+    some = (slice(None), slice(None), slice(None, None, _SPARSE), slice(None, None, _SPARSE))
+    differs = (before[some] != after[some]).flatten(0, 1).any(0)
+    if float(differs.float().mean()) > _NEARLY:  # another picture: not worth a closer look
+        return [(0, h, 0, w)]
+    return split(changed_pixels(before, after), _SLACK)
 
 
 def missed(before: Tensor, after: Tensor, rects: Sequence[Rect]) -> int:
