@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -85,23 +86,22 @@ class Journal:
 
     Args:
         limit_bytes: Beyond it the oldest steps are forgotten.
+
+    Attributes:
+        bytes: What the journal takes in memory.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self._done: list[Step] = []
-        self._undone: list[Step] = []
+        self._done: deque[tuple[Step, int]] = deque()  # with its bytes, which cost time to add up
+        self._undone: list[tuple[Step, int]] = []
         self._first = 0  # number of the oldest step still known
+        self.bytes = 0
 
     @property
     def position(self) -> int:
         """How many steps lie behind, counted from the first picture."""
         return self._first + len(self._done)
-
-    @property
-    def bytes(self) -> int:
-        """What the journal takes in memory."""
-        return sum(step.bytes for step in (*self._done, *self._undone))
 
     @property
     def can_undo(self) -> int:
@@ -115,11 +115,12 @@ class Journal:
 
     def note(self, step: Step) -> None:
         """Add a step; what was undone before can no longer be done again, and the oldest may be forgotten."""
+        size = step.bytes
+        self.bytes += size - sum(undone for _, undone in self._undone)
         self._undone.clear()
-        self._done.append(step)
-        held = self.bytes
-        while self._done and held > self.limit_bytes:
-            held -= self._done.pop(0).bytes
+        self._done.append((step, size))
+        while self._done and self.bytes > self.limit_bytes:
+            self.bytes -= self._done.popleft()[1]
             self._first += 1
 
     def forget(self) -> None:
@@ -127,6 +128,7 @@ class Journal:
         self._first = self.position
         self._done.clear()
         self._undone.clear()
+        self.bytes = 0
 
     def back(self, position: int, swap: Callable[[Step], Step]) -> None:
         """Undo steps until `position` lie behind.
@@ -140,9 +142,8 @@ class Journal:
                 f"hint: older steps were committed, or forgotten beyond journal_bytes = {self.limit_bytes}"
             )
         while self.position > position:
-            inverse = swap(self._done[-1])
-            self._done.pop()
-            self._undone.append(inverse)
+            inverse = swap(self._done[-1][0])
+            self._undone.append((inverse, self._done.pop()[1]))
 
     def forward(self, swap: Callable[[Step], Step]) -> None:
         """Do the step undone last again.
@@ -152,6 +153,5 @@ class Journal:
         """
         if not self._undone:
             raise StateError("nothing to redo: no step was undone since the last change\nhint: ask `can_redo` first")
-        inverse = swap(self._undone[-1])
-        self._undone.pop()
-        self._done.append(inverse)
+        inverse = swap(self._undone[-1][0])
+        self._done.append((inverse, self._undone.pop()[1]))

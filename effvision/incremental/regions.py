@@ -79,7 +79,7 @@ def _best_cut(mask: Mask, box: Rect, slack: float) -> list[Rect] | None:
     """Cut a box in two, if the bounding boxes of the halves are at least `slack` pixels smaller together."""
     part = mask[box[0] : box[1], box[2] : box[3]]
     best, where = area(box) - slack, None
-    if best <= 0:
+    if best <= 0 or part.all():
         return None
     for axis in (0, 1):
         lines = part if axis == 0 else part.T
