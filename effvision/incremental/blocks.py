@@ -177,11 +177,27 @@ def choose_kept(graph: Graph, *, every_convolution: bool = False) -> set[int]:
     if not every_convolution:
         _keep_distant(values, users, kept)
         _keep_narrow(values, users, kept)
+        while shared := _shared(graph, users, kept):
+            kept.update(shared)
     return kept
 
 
 def _heavy(value: Value) -> bool:
     return value.rule is not None and value.rule.heavy
+
+
+def _shared(graph: Graph, users: dict[int, list[Value]], kept: set[int]) -> set[int]:
+    """The last values with convolutions behind them that several blocks would compute, each for itself."""
+    owners: dict[int, set[int]] = {value.index: set() for value in graph.values}
+    behind: set[int] = set()
+    for block in make_blocks(graph, kept):
+        for value in block.members:
+            owners[value.index].add(block.target.index)
+            if _heavy(value) or any(source in behind for source in value.inputs):
+                behind.add(value.index)
+        behind -= kept
+    found = {index for index in behind if len(owners[index]) > 1}
+    return {index for index in found if any(owners[user.index] != owners[index] for user in users[index])}
 
 
 def _keep_distant(values: list[Value], users: dict[int, list[Value]], kept: set[int]) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor
 from effvision.incremental.blocks import Block, Walk
 from effvision.incremental.costs import Machine
 from effvision.incremental.journal import Maps, Step, patch
-from effvision.incremental.regions import Rect, paint, tiles
+from effvision.incremental.regions import Rect, area, paint, tiles
 from effvision.incremental.rules import Affine
 
 __all__ = ["Choice", "Plan", "choose", "compute_parts", "compute_whole", "parts_of", "slack"]
 
 Plan = Literal["auto", "dense", "rectangles", "tiles"]
-_WORTH = 0.9  # parts are chosen only if they cost less than this share of dense
+_WORTH = 0.8  # parts are chosen only if they cost less than this share of dense: the model is no better than that
 _TILE_SIZES = (8, 16, 32)
 _TOGETHER = 1 << 22  # elements of one leaf that go into one batch of tiles
 
@@ -79,12 +79,14 @@ def choose(block: Block, rects: Sequence[Rect], machine: Machine, plan: Plan, *,
     """
     calls = len(block.members) + 3
     everything = sum(value.elements for value in block.members)
-    dense = Choice("dense", [block.whole], _seconds(machine, block.macs, everything, calls))
+    kept = machine.kept_s * block.target.elements
+    dense = Choice("dense", [block.whole], _seconds(machine, block.macs, everything, calls) + kept)
     if plan == "dense" or list(rects) == [block.whole]:
         return dense
     macs, elements = parts_of(block, rects)
-    moved = 3.0 * sum((r[1] - r[0]) * (r[3] - r[2]) for r in rects) * block.target.elements / _pixels(block)
-    best = Choice("rectangles", list(rects), _seconds(machine, macs, elements + moved, calls * len(rects)))
+    written = sum(map(area, rects)) / _pixels(block)
+    seconds = _seconds(machine, macs, elements + 2 * written * block.target.elements, calls * len(rects))
+    best = Choice("rectangles", list(rects), seconds + kept * written)
     if plan == "rectangles":
         return best
     if tiled and (plan == "tiles" or len(rects) > 2):
@@ -106,8 +108,9 @@ def _tiling(block: Block, parts: list[Rect], machine: Machine) -> Choice:
     """What some tiles cost: as many of the first as there are."""
     first = min(parts, key=lambda part: (part[0] == 0) + (part[2] == 0))
     macs, elements = parts_of(block, [first])
-    moved = 3.0 * (first[1] - first[0]) * (first[3] - first[2]) * block.target.elements / _pixels(block)
-    each = machine.tile_factor * machine.mac_s * macs + machine.element_s * (elements + moved) + machine.call_s * 0.5
+    written = block.target.elements * area(first) / _pixels(block)
+    each = machine.tile_factor * machine.mac_s * macs + machine.element_s * (elements + 2 * written)
+    each += machine.kept_s * written + machine.call_s
     return Choice("tiles", parts, len(parts) * each + 9 * machine.call_s * (len(block.members) + 3))
 
 

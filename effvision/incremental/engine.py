@@ -30,7 +30,7 @@ from effvision.incremental.journal import Journal, Maps, Step, patch
 from effvision.incremental.limits import Limit, Local, Published
 from effvision.incremental.reference import ReferenceOptions, difference_mask
 from effvision.incremental.regions import Mask, Rect, covered, paint, tidy
-from effvision.incremental.report import Report, Row
+from effvision.incremental.report import Report, rows_of
 from effvision.incremental.rules import Affine
 from effvision.incremental.trace import Graph, packed, trace
 
@@ -124,7 +124,8 @@ class IncrementalNetwork:
 
         Args:
             inputs: What the network is called with: a tensor, or a tuple of tensors, of the example's shapes and dtypes.
-            mask: (H, W) bool, True where the pictures of this size changed. Without it the change is looked for.
+            mask: (H, W) bool, True where the pictures of this size changed; what changed elsewhere is not seen. Without it the
+                change is looked for.
             check: Look whether something changed that the mask misses.
 
         Raises:
@@ -207,28 +208,12 @@ class IncrementalNetwork:
     @property
     def report(self) -> Report:
         """What is computed how, what is kept, and what it takes."""
-        halos = _halos(self._graph)
-        rows = []
-        for value in self._graph.values:
-            if value.call is None:
-                continue
-            rows.append(
-                Row(
-                    value.name,
-                    value.operation,
-                    value.shape,
-                    "dense" if value.rule is None else "parts",
-                    value.reason,
-                    value.index in self._kept,
-                    value.bytes if value.index in self._kept else 0,
-                    halos[value.index],
-                    value.macs,
-                )
-            )
         kept = sum(value.bytes for value in self._graph.values if value.index in self._kept)
         made = sum(value.bytes for value in self._graph.values)
         held, limit = self._journal.bytes, self._journal.limit_bytes
-        return Report(self.mode, self._promise, tuple(rows), kept, made, held, limit, self._dense_macs)
+        return Report(
+            self.mode, self._promise, rows_of(self._graph, self._kept), kept, made, held, limit, self._dense_macs
+        )
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -293,7 +278,7 @@ class IncrementalNetwork:
             self._limit.begin(changes, share(changes, self._inputs), masks)
             how, macs = self._follow(changes, maps, step)
         except BaseException as error:
-            maps.swap(step)
+            maps.take_back(step)
             if isinstance(error, RuntimeError) and not isinstance(error, RuntimeFailure):
                 raise RuntimeFailure(f"PyTorch failed during an update, which was taken back: {error}") from error
             raise
@@ -380,34 +365,6 @@ def _since(start: float) -> float:
 def _own(tensor: Tensor) -> Tensor:
     """A copy of an input that nobody else can change; channels-last, as convolutions like it."""
     return tensor.detach().clone(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
-
-
-def _halos(graph: Graph) -> dict[int, tuple[int, int]]:
-    """How far a change of one pixel in the middle of every input may spread in each value, beyond one pixel."""
-    spans: dict[tuple[int, int], tuple[int, int]] = {}
-    for index in graph.inputs:
-        for axis in (0, 1):
-            middle = graph.values[index].size[axis] // 2
-            spans[index, axis] = (middle, middle + 1)
-    for value in graph.values:
-        for axis in (0, 1):
-            found = None
-            for number, source in enumerate(value.inputs):
-                if (source, axis) not in spans:
-                    continue
-                axes = value.rule.axes[number] if value.rule else None
-                span = axes[axis].touches(*spans[source, axis]) if axes else (0, value.size[axis])
-                found = span if found is None else (min(found[0], span[0]), max(found[1], span[1]))
-            if found is not None:
-                spans[value.index, axis] = found
-    return {
-        value.index: (_half(spans.get((value.index, 0), (0, 1))), _half(spans.get((value.index, 1), (0, 1))))
-        for value in graph.values
-    }
-
-
-def _half(span: tuple[int, int]) -> int:
-    return max(span[1] - span[0], 0) // 2
 
 
 def make_incremental(

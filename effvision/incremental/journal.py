@@ -70,14 +70,26 @@ class Maps:
         step.old.append(Old(index, rect, part.clone(memory_format=torch.channels_last)))
         part.copy_(pixels)
 
-    def swap(self, step: Step) -> Step:
-        """Put back what a step overwrote; return the step that undoes this."""
-        inverse = Step()
+    def take_back(self, step: Step) -> None:
+        """Put back what a step overwrote and forget it; takes no memory, so it works where memory ran out."""
         for item in reversed(step.old):
             if item.rect is None:
-                self.replace(item.index, item.pixels, inverse)
+                self._maps[item.index] = item.pixels
             else:
-                self.write(item.index, item.rect, item.pixels, inverse)
+                patch(self._maps[item.index], item.rect).copy_(item.pixels)
+
+    def swap(self, step: Step) -> Step:
+        """Put back what a step overwrote; return the step that undoes this. After an exception nothing was changed."""
+        inverse = Step()
+        try:
+            for item in reversed(step.old):
+                if item.rect is None:
+                    self.replace(item.index, item.pixels, inverse)
+                else:
+                    self.write(item.index, item.rect, item.pixels, inverse)
+        except BaseException:
+            self.take_back(inverse)
+            raise
         return inverse
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
-__all__ = ["Report", "Row"]
+from effvision.incremental.trace import Graph
+
+__all__ = ["Report", "Row", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,51 @@ class Report:
             f"({share:.0%} of every result), journal {self.journal_bytes / 1e6:.1f} of {self.journal_limit_bytes / 1e6:.0f} MB"
         )
         return "\n".join(lines)
+
+
+def rows_of(graph: Graph, kept: Container[int]) -> tuple[Row, ...]:
+    """Describe every operation of a network, of whose values some are kept."""
+    halos = _halos(graph)
+    return tuple(
+        Row(
+            name=value.name,
+            operation=value.operation,
+            shape=value.shape,
+            how="dense" if value.rule is None else "parts",
+            reason=value.reason,
+            kept=value.index in kept,
+            cache_bytes=value.bytes if value.index in kept else 0,
+            halo=halos[value.index],
+            macs=value.macs,
+        )
+        for value in graph.values
+        if value.call is not None
+    )
+
+
+def _halos(graph: Graph) -> dict[int, tuple[int, int]]:
+    """How far a change of one pixel in the middle of every input may spread in each value, beyond one pixel."""
+    spans: dict[tuple[int, int], tuple[int, int]] = {}
+    for index in graph.inputs:
+        for axis in (0, 1):
+            middle = graph.values[index].size[axis] // 2
+            spans[index, axis] = (middle, middle + 1)
+    for value in graph.values:
+        for axis in (0, 1):
+            found = None
+            for number, source in enumerate(value.inputs):
+                if (source, axis) not in spans:
+                    continue
+                axes = value.rule.axes[number] if value.rule else None
+                span = axes[axis].touches(*spans[source, axis]) if axes else (0, value.size[axis])
+                found = span if found is None else (min(found[0], span[0]), max(found[1], span[1]))
+            if found is not None:
+                spans[value.index, axis] = found
+    return {
+        value.index: (_half(spans.get((value.index, 0), (0, 1))), _half(spans.get((value.index, 1), (0, 1))))
+        for value in graph.values
+    }
+
+
+def _half(span: tuple[int, int]) -> int:
+    return max(span[1] - span[0], 0) // 2
