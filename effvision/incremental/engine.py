@@ -372,7 +372,7 @@ def make_incremental(
     example_input: Tensor | Sequence[Tensor],
     *,
     mode: Mode = "local",
-    halo: int = 4,
+    halo: int = 2,
     plan: Plan = "auto",
     journal_bytes: int = 256 << 20,
     reference: ReferenceOptions | None = None,
@@ -386,7 +386,7 @@ def make_incremental(
         mode: `exact`: equal to the full pass. `frozen`: equal to the full pass whose instance and group norms keep the
             statistics of the first picture. `local`: each block computes only the edit, carried to its resolution and grown
             by `halo`; approximate. `reference`: the published engine's masks and blocks; approximate.
-        halo: Pixels of each block's own map, for mode `local`.
+        halo: Pixels of each block's own map, for mode `local`; 2 is what the published engine grows its masks by.
         plan: `auto` chooses for every block what is cheapest here; `dense`, `rectangles` and `tiles` force it.
         journal_bytes: What undo and redo may take; beyond it the oldest steps are forgotten.
         reference: Settings of mode `reference`.

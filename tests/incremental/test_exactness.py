@@ -121,7 +121,7 @@ def test_what_has_no_rule_is_dense_exact_and_named() -> None:
     torch.manual_seed(3)
     network = Attentive().double().eval()
     x = torch.randn(1, 3, 16, 20, dtype=torch.float64)
-    engine = make_incremental(network, x, mode="exact")
+    engine = make_incremental(network, x, mode="exact", plan="rectangles")
     engine.update(x)
     y = x.clone()
     y[:, :, 3:5, 4:6] += 1

@@ -172,6 +172,23 @@ def test_a_swap_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(maps[0], torch.zeros(1, 1, 4, 4)) and maps.bytes == 128
 
 
+def test_overlapping_writes_are_taken_back_in_the_order_of_their_making() -> None:
+    for way in ("swap", "take back"):
+        maps, step = Maps(), Step()
+        before = torch.arange(16.0).view(1, 1, 4, 4)
+        maps.replace(0, before.clone(), None)
+        maps.write(0, (0, 3, 0, 3), torch.full((1, 1, 3, 3), 50.0), step)
+        maps.write(0, (1, 4, 1, 4), torch.full((1, 1, 3, 3), 60.0), step)
+        after = maps[0].clone()
+        if way == "swap":
+            inverse = maps.swap(step)
+            assert torch.equal(maps[0], before)
+            maps.swap(inverse)
+            assert torch.equal(maps[0], after)
+        maps.take_back(step)
+        assert torch.equal(maps[0], before)
+
+
 def test_the_journal_counts_its_bytes() -> None:
     journal, chance = Journal(5000), random.Random(0)
     for _ in range(200):
