@@ -35,7 +35,7 @@ class Value:
         call: Makes all of it from all of them.
         rule: How to make a part of it; None if there is no way.
         reason: Why there is none.
-        macs: Multiply-adds of making all of it.
+        macs: Multiply-adds of making all of it: convolutions, products of matrices, attention.
     """
 
     index: int
@@ -103,6 +103,15 @@ def _fill(argument: Any, tensors: Sequence[Tensor]) -> Any:
     if isinstance(argument, (list, tuple)):
         return [_fill(item, tensors) for item in argument]
     return argument
+
+
+def _dense_macs(name: str, inputs: Sequence[Tensor], elements: int) -> float:
+    """Multiply-adds of an operation without a rule that has any: products of matrices, and attention."""
+    if name in ("linear", "matmul", "mm", "bmm"):
+        return float(elements * inputs[0].shape[-1])
+    if name == "scaled_dot_product_attention" and len(inputs) >= 3:
+        return float(elements * inputs[1].shape[-2] * 2)
+    return 0.0
 
 
 class _Tracer:
@@ -271,6 +280,7 @@ class _Tracer:
         value = Value(len(self.graph.values), node.name, name, tuple(out.shape), out.dtype, picture, tuple(slots), call)
         if isinstance(found, str):
             value.reason = found
+            value.macs = _dense_macs(name, metas, value.elements)
         else:
             value.rule = found
             value.macs = found.macs * value.size[0] * value.size[1]

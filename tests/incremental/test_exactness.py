@@ -133,6 +133,8 @@ def test_what_has_no_rule_is_dense_exact_and_named() -> None:
     assert "reaches (nearly) all" in update.note and "dense" in update.note
     assert update.how["conv2d"] == "1 rectangle"
     named = engine.report.dense
+    rows = {row.name: row.macs for row in engine.report.rows}
+    assert rows["linear"] + rows["linear_2"] >= 320 * 8 * 24 + 8 * 8 and rows["conv2d"] == 320 * 8 * 27
     assert {"flatten", "mean", "linear"} <= set(named) and all(named.values())
     assert "conv2d" not in named and "conv2d_1" not in named
 

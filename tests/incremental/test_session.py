@@ -324,7 +324,7 @@ def test_local_computes_less_than_exact_and_more_halo_is_closer() -> None:
     network = SpadeGenerator(5, 8, 3).eval()
     errors, shares = {}, {}
     for name, options in {"exact": {"mode": "exact"}, "2": {"halo": 2}, "6": {"halo": 6}, "64": {"halo": 64}}.items():
-        engine = make_incremental(network, next(strokes()), **options)  # type: ignore[arg-type]
+        engine = make_incremental(network, next(strokes()), plan="rectangles", **options)  # type: ignore[arg-type]
         errors[name] = shares[name] = 0.0
         for labels in strokes():
             update = engine.update(labels)
