@@ -51,7 +51,7 @@ def label(
         arrays: `coords` (R, 4), `feats` (R, C) and `inverse` (P,), as `effvision.models.minkunet.inputs` makes them.
         run: The network: coords and feats of some rows -> logits (rows, K).
         cells: How many steps of `coords` a voxel is wide.
-        at_once: Rows that go through together; a part may hold more where the square of two margins does.
+        at_once: Rows that go through together; a part of a dense cloud may hold more, see `columns`.
         tell: Told before the first part and after each how many rows of how many are done.
 
     Returns:
@@ -93,7 +93,8 @@ def columns(coords: NDArray[Any], *, cells: int = 1, at_once: int = AT_ONCE) -> 
     Args:
         coords: (R, 4) x, y, z, batch.
         cells: How many steps of `coords` a voxel is wide.
-        at_once: Rows of a part, its margin included. A column of 16 voxels is not cut further.
+        at_once: Rows of a part, its margin included; more where a cloud is so dense that a column of `MARGIN` holds more:
+            narrower ones would do little but compute each other's margins.
 
     Yields:
         The rows to answer for, every row once, and the rows to run; both rising.
@@ -113,7 +114,7 @@ def columns(coords: NDArray[Any], *, cells: int = 1, at_once: int = AT_ONCE) -> 
         if not inside.any():
             continue
         axis = int(np.argmax(high - low))
-        if len(seen) <= at_once or high[axis] - low[axis] == 1:
+        if len(seen) <= at_once or high[axis] - low[axis] < 2 * reach:
             yield seen[inside], seen
             continue
         middle = (low[axis] + high[axis]) // 2

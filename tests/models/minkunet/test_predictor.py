@@ -158,6 +158,14 @@ def test_every_row_is_answered_once_and_sees_its_whole_surroundings() -> None:
     assert (answered == 1).all()
 
 
+def test_a_dense_cloud_is_not_cut_so_fine_that_margins_are_all_the_work() -> None:
+    side = np.arange(0, 1600, 4)  # around any column lie more rows than may go through at once
+    coords = np.stack(np.meshgrid(side, side, 0, 0, indexing="ij"), axis=-1).reshape(-1, 4)
+    parts = [(len(own), len(seen)) for own, seen in columns(coords, at_once=10_000)]
+    assert sum(own for own, _ in parts) == len(coords)
+    assert len(parts) > 1 and sum(seen for _, seen in parts) <= 9 * len(coords)
+
+
 def test_a_predictor_cuts_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MinkUNet.from_network(network("minkunet", SCENE), labels=LABELS, inputs=SCENE)
     cloud = sample_scene(2, side_m=30.0, points_per_m2=1.0)
