@@ -195,9 +195,8 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
                 optimize=forms is None,
             )
             assert program is not None
-            if (
-                forms is not None
-            ):  # what such operators make of weights must not be computed now: it would be in the file too
+            if forms is not None:
+                # what such operators make of weights must not be computed now: it would be in the file too
                 from onnxscript.optimizer import optimize_ir
 
                 optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)

@@ -112,6 +112,9 @@ class SparseTensor:
             RangeError: NaN, infinity or points too far off to be packed; sides of voxels that are not above 0.
             InputError: tensors on different devices.
         """
+        for name, given in (("points", points), ("batch", batch)):
+            if given is not None:
+                _check_tensor(given, name)
         if points.ndim != 2 or points.shape[1] != 3:
             raise ShapeError(f"`points` must be (P, 3): x, y, z; got {tuple(points.shape)}")
         batch = points.new_zeros(len(points), dtype=torch.int64) if batch is None else batch
@@ -214,6 +217,9 @@ class SparseTensor:
 
     def __add__(self, other: SparseTensor) -> SparseTensor:
         _check_voxels(self, other)
+        mine, theirs = self.feats.shape[1], other.feats.shape[1]
+        if mine != theirs:
+            raise ShapeError(f"tensors of {mine} channels and {theirs} cannot be added up")
         return self.replace_feature(self.feats + other.feats)
 
     def __len__(self) -> int:
@@ -402,6 +408,8 @@ def _clouds(x: SparseTensor) -> Tensor:
 
 def _check_rows(feats: Tensor, beside: Tensor, name: str) -> None:
     """Refuse features that are none, or do not belong to what is given beside them."""
+    _check_tensor(feats, "feats")
+    _check_tensor(beside, name)
     if feats.ndim != 2:
         raise ShapeError(f"`feats` must be (rows, C); got {tuple(feats.shape)}")
     if not feats.is_floating_point():
@@ -412,6 +420,11 @@ def _check_rows(feats: Tensor, beside: Tensor, name: str) -> None:
         )
     if feats.device != beside.device:
         raise InputError(f"`feats` is on {feats.device} and `{name}` on {beside.device}: move one of them")
+
+
+def _check_tensor(given: object, name: str) -> None:
+    if not isinstance(given, Tensor):
+        raise DTypeError(f"`{name}` must be a tensor; got {type(given).__name__}\nhint: `torch.as_tensor({name})`")
 
 
 def _check_voxels(x: SparseTensor, other: SparseTensor) -> None:
@@ -433,8 +446,11 @@ def _taps(weight: Tensor, kernel: Kernel) -> Tensor:
 
 def _places(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
     """(P, 3) points in voxels, none of them NaN or too far off to become whole numbers."""
-    sides = tuple(voxel_size) if isinstance(voxel_size, Sequence) else (voxel_size,) * 3
-    if len(sides) != 3 or not all(math.isfinite(side) and side > 0 for side in sides):
+    try:
+        sides = tuple(map(float, voxel_size)) if isinstance(voxel_size, Sequence) else (float(voxel_size),) * 3
+    except (TypeError, ValueError):  # no numbers
+        sides = ()
+    if isinstance(voxel_size, str) or len(sides) != 3 or not all(math.isfinite(side) and side > 0 for side in sides):
         raise RangeError(f"`voxel_size` must be above 0, one number or three; got {voxel_size!r:.80}")
     if points.is_complex() or points.dtype == torch.bool:
         raise DTypeError(f"`points` must be real numbers; got {points.dtype}")

@@ -47,7 +47,10 @@ class Voxels:
 
         Raises:
             RangeError: a voxel's batch beyond `batch_size`.
+            DTypeError: `batch_size` is no whole number.
         """
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer))):
+            raise DTypeError(f"`batch_size` must be a whole number or None; got {batch_size!r:.60}")
         found = int(keys[-1] // _SIDE**3) + 1
         if batch_size is not None and not found <= batch_size <= host.MOST_BATCHES:
             raise RangeError(
@@ -55,7 +58,7 @@ class Voxels:
                 f"{host.MOST_BATCHES}; got {batch_size}"
             )
         self.keys, self.stride, self.rows = keys, triple(stride, "stride"), rows
-        self.batch_size = found if batch_size is None else batch_size
+        self.batch_size = found if batch_size is None else int(batch_size)
         self._near: dict[tuple[Kernel, Kernel], KernelMap] = {}
         self._down: dict[tuple[Kernel, Kernel, Kernel], tuple[Voxels, KernelMap]] = {}
         self._between: list[tuple[Voxels, Kernel, Kernel, KernelMap]] = []

@@ -132,6 +132,13 @@ def test_channels_join_and_tensors_add_up_on_the_same_voxels_alone() -> None:
             call()
 
 
+def test_tensors_of_different_channels_are_not_added_up() -> None:
+    coords = cloud(0)
+    for channels in (1, 3):  # one channel would be repeated in silence
+        with pytest.raises(ShapeError, match=f"2 channels and {channels}"):
+            tensor_of(coords, 2) + tensor_of(coords, channels)
+
+
 def test_the_same_rows_at_another_stride_are_other_voxels() -> None:
     coords = torch.from_numpy(cloud(0))
     x, y = (SparseTensor(random_feats(0, len(coords), 2), coords, stride=stride) for stride in (1, 2))
@@ -157,6 +164,8 @@ FEATS = torch.ones(3, 2)
         (FEATS, COORDS[:, :3], ShapeError, r"must be \(V, 4\)"),
         (FEATS[:0], COORDS[:0], ShapeError, "holds no voxel"),
         (FEATS.long(), COORDS, DTypeError, "floating"),
+        (FEATS.numpy(), COORDS, DTypeError, "`feats` must be a tensor; got ndarray"),
+        (FEATS, COORDS.numpy(), DTypeError, "`coords` must be a tensor; got ndarray"),
         (FEATS, COORDS.float(), DTypeError, "whole numbers"),
         (FEATS, COORDS.bool(), DTypeError, "whole numbers"),
         (FEATS, COORDS + FARTHEST, RangeError, "must lie in"),

@@ -218,6 +218,9 @@ def test_a_batch_size_must_hold_every_cloud() -> None:
     assert Voxels.of(coords, batch_size=5).batch_size == 5
     with pytest.raises(RangeError, match="at least 3"):
         Voxels.of(coords, batch_size=2)
+    for size in (3.0, True):
+        with pytest.raises(DTypeError, match="`batch_size` must be a whole number"):
+            Voxels.of(coords, batch_size=size)
 
 
 def test_places_and_batches_are_checked() -> None:

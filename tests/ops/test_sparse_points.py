@@ -140,6 +140,11 @@ POINTS, FEATS = torch.zeros(3, 3), torch.ones(3, 1)
         ({"voxel_size": 0.0}, RangeError, "`voxel_size` must be above 0"),
         ({"voxel_size": (1.0, 2.0)}, RangeError, "`voxel_size` must be above 0"),
         ({"voxel_size": float("nan")}, RangeError, "`voxel_size` must be above 0"),
+        ({"voxel_size": torch.ones(3)}, RangeError, "`voxel_size` must be above 0"),
+        ({"voxel_size": "1.0"}, RangeError, "`voxel_size` must be above 0"),
+        ({"voxel_size": None}, RangeError, "`voxel_size` must be above 0"),
+        ({"points": POINTS.numpy()}, DTypeError, "`points` must be a tensor; got ndarray"),
+        ({"batch": [0, 0, 0]}, DTypeError, "`batch` must be a tensor; got list"),
     ],
 )
 def test_points_that_cannot_become_voxels_are_refused(
