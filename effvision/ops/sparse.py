@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -444,14 +445,18 @@ def _taps(weight: Tensor, kernel: Kernel) -> Tensor:
     return weight
 
 
+def _sides(voxel_size: float | Sequence[float]) -> Sequence[float]:
+    """The sides of a voxel along x, y and z."""
+    sides = voxel_size if isinstance(voxel_size, Sequence) else (voxel_size,) * 3
+    with suppress(TypeError, ValueError):  # of what are no numbers
+        if len(sides) == 3 and all(math.isfinite(side) and side > 0 for side in sides):
+            return sides
+    raise RangeError(f"`voxel_size` must be above 0, one number or three; got {voxel_size!r:.80}")
+
+
 def _places(points: Tensor, voxel_size: float | Sequence[float]) -> Tensor:
     """(P, 3) points in voxels, none of them NaN or too far off to become whole numbers."""
-    try:
-        sides = tuple(map(float, voxel_size)) if isinstance(voxel_size, Sequence) else (float(voxel_size),) * 3
-    except (TypeError, ValueError):  # no numbers
-        sides = ()
-    if isinstance(voxel_size, str) or len(sides) != 3 or not all(math.isfinite(side) and side > 0 for side in sides):
-        raise RangeError(f"`voxel_size` must be above 0, one number or three; got {voxel_size!r:.80}")
+    sides = _sides(voxel_size)
     if points.is_complex() or points.dtype == torch.bool:
         raise DTypeError(f"`points` must be real numbers; got {points.dtype}")
     exact = precise(points.detach()) if points.is_floating_point() else points.double()
