@@ -11,6 +11,9 @@ from effvision.export.device_report import DeviceReport
 
 __all__ = ["ExportReport", "KitReport", "PrecisionReport"]
 
+_MOST_NAMED = 40  # inputs; of more than these only
+_FEW_NAMED = 4
+
 
 class PrecisionReport(Protocol):
     """What making another precision of a float graph measured; its text is for people."""
@@ -64,8 +67,8 @@ class ExportReport:
         lines = [
             f"{self.path}  {self.size / 1e6:.2f} MB, {self.nodes} nodes, opset {self.opset}, IR {self.ir}, "
             f"{self.seconds:.1f} s",
-            f"  inputs  {', '.join(f'{name} {list(shape)}' for name, shape in self.inputs.items())}",
-            f"  outputs {', '.join(f'{name} {list(shape)}' for name, shape in self.outputs.items())}",
+            f"  inputs  {self._named(self.inputs)}",
+            f"  outputs {self._named(self.outputs)}",
             f"  check   {what}equals PyTorch over {check['steps']} steps{', a reset' if check['steps'] >= 16 else ''} "
             f"(batches {check['batches']}): largest difference {check['max_abs']:.1e}, "
             f"relative rms {check['relative_rms']:.1e}",
@@ -75,6 +78,13 @@ class ExportReport:
             *(str(part) for part in self.parts),
         ]
         return "\n".join(lines)
+
+    def _named(self, tensors: Mapping[str, tuple[int | str, ...]]) -> str:
+        """Names and shapes; of a hundred tables a few."""
+        told = [f"{name} {list(shape)}" for name, shape in tensors.items()]
+        if len(told) > _MOST_NAMED:
+            told[_FEW_NAMED:] = [f"and {len(told) - _FEW_NAMED} more: effvision info {self.path.name}"]
+        return ", ".join(told)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,13 @@ def test_a_lost_or_swapped_state_is_caught(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="differs from PyTorch: `state_"):
         broken.export(tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_names_a_few_of_very_many_inputs(exported: Any) -> None:
+    assert str(exported).count("state_in_") == sum(name.startswith("state_in_") for name in exported.inputs)
+    many = replace(exported, inputs={f"near{index}": (None, 2) for index in range(90)})
+    line = next(line for line in str(many).splitlines() if line.startswith("  inputs"))
+    assert "near0 " in line and line.endswith("and 86 more: effvision info m.onnx") and len(line) < 200
 
 
 def test_real_frames_take_part_in_the_check(shared: Path, tmp_path: Path) -> None:
