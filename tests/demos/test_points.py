@@ -18,9 +18,10 @@ from websockets.sync.client import ClientConnection
 
 from cloud_files import every_format, las_header, npy, npy_header, npz, pcd, some_columns, write
 from effvision import PVCNN, open_cloud
-from effvision.cards import Card, get_card, list_cards
+from effvision.cards import Card, get_card, list_cards, predictor_class
 from effvision.demos.channel import Limits
 from effvision.demos.labelling import POINT, Job, check_name, stated_bytes, stated_points
+from effvision.demos.points import FAMILIES
 from effvision.errors import CardError, InputError
 from effvision.models.pvcnn.sample import small_sample, write_sample
 from effvision.sample_scenes import sample_scene
@@ -109,11 +110,13 @@ def fetch(page: Page, token: str) -> tuple[bytes, str]:
 def test_the_page_is_told_models_colours_and_limits(page: Page) -> None:
     with page.talk("points") as socket:
         hello = read(socket, "hello")
-    assert [card["name"] for card in hello["cards"]] == [c.name for c in list_cards("pvcnn") if c.bundled]
+    offered = [card.name for family in FAMILIES for card in list_cards(family) if card.bundled]
+    assert [card["name"] for card in hello["cards"]] == offered and "spvcnn-lidarhd" in offered
     for card in hello["cards"]:
         assert card["labels"] == list(get_card(card["name"]).class_names)
         assert card["colours"] == class_colors(card["labels"]).tolist()
-        assert card["fields"] == list(PVCNN.from_pretrained(card["name"], runtime="onnx").fields)
+        kind: Any = predictor_class(get_card(card["name"]).family)
+        assert card["fields"] == list(kind.from_pretrained(card["name"], runtime="onnx").fields)
     assert hello["card"] == SCENE and ".ply" in hello["suffixes"] and hello["runtimes"][0]["name"] == "onnx"
 
 
