@@ -10,7 +10,6 @@ A packed cloud is 12 bytes a point, in random order, so that any beginning of it
 
 from __future__ import annotations
 
-import copy
 import re
 import struct
 import threading
@@ -117,9 +116,7 @@ class Job:
         cloud = open_cloud(self._path)
         self._check_count(len(cloud))
         self._enter("prepare")
-        mine = copy.copy(model)  # the network is shared, what watches it is not
-        mine.watch = self._tick
-        result = mine.session().update(cloud)
+        result = model.watched(self._tick).session().update(cloud)
         self.times["prepare"], self.times["network"] = result.timing.prepare_ms, result.timing.run_ms
         self._enter("save", keep_time=False)
         result.save(self._target)

@@ -1,4 +1,4 @@
-"""PVCNN's tab: a file of points or a generated sample, its points in the colours of their classes, turned by hand.
+"""The tab of point clouds: a file or a generated sample, its points in the colours of their classes, turned by hand.
 
 A WebSocket a visitor. Nothing is loaded before somebody asks for a labelling, and one labelling runs at a time.
 
@@ -26,7 +26,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from effvision.cards import Card, default_card, get_card, list_cards, predictor_class
 from effvision.demos.channel import BROKEN, Gone, Limits, Models
@@ -34,15 +34,15 @@ from effvision.demos.labelling import Job, Stopped, check_name
 from effvision.demos.places import Visitors, Workers, live_route
 from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file
 from effvision.errors import EffvisionError, InputError
-from effvision.models.pvcnn.inputs import parse_input
+from effvision.scans import CloudPredictor
 from effvision.sources.clouds import CLOUD_SUFFIXES
 from effvision.viz import class_colors
 
-__all__ = ["FAMILY", "NAME", "TITLE", "CloudVisitor", "Desk", "PointsTab", "cards", "hello"]
+__all__ = ["FAMILIES", "NAME", "TITLE", "CloudVisitor", "Desk", "PointsTab", "cards", "hello"]
 
 NAME = "points"
 TITLE = "Point clouds"
-FAMILY = "pvcnn"
+FAMILIES = ("pvcnn", "minkunet")  # the first one's default card is chosen where none is named
 
 _PIECE = 2**19
 _SAMPLES = 1000  # different ones
@@ -52,14 +52,14 @@ _log = logging.getLogger(__name__)
 
 def cards(chosen: Card | None) -> list[Card]:
     """Return the cards a visitor may choose from: the chosen one and those whose weights are part of the package."""
-    bundled = [card for card in list_cards(FAMILY) if card.bundled]
+    bundled = [card for family in FAMILIES for card in list_cards(family) if card.bundled]
     return bundled if chosen is None or chosen in bundled else [chosen, *bundled]
 
 
 def hello(chosen: Card | None, runtimes: Sequence[str], limits: Limits) -> dict[str, Any]:
     """Return what the page is told first: names, colours, choices and limits."""
     return {
-        "card": (chosen or default_card(FAMILY)).name,
+        "card": (chosen or default_card(FAMILIES[0])).name,
         "cards": [_told(card) for card in cards(chosen)],
         "runtimes": [{"name": name, "title": RUNTIME_TITLES[name]} for name in runtimes],
         "suffixes": list(CLOUD_SUFFIXES),
@@ -70,14 +70,19 @@ def hello(chosen: Card | None, runtimes: Sequence[str], limits: Limits) -> dict[
 
 
 def _told(card: Card) -> dict[str, Any]:
+    seen = {"scene": "a village", "room": "a room", "object": "an object", "scan": "a street"}
     return {
         "name": card.name,
         "summary": card.summary,
-        "sees": {"scene": "a village", "room": "a room", "object": "an object"}[str(card.preprocess["kind"])],
-        "fields": list(parse_input(card.preprocess).fields),
+        "sees": seen[str(card.preprocess["kind"])],
+        "fields": list(_predictor(card).fields_of(card)),
         "labels": list(card.class_names),
         "colours": class_colors(card.class_names).tolist(),
     }
+
+
+def _predictor(card: Card) -> type[CloudPredictor]:
+    return cast("type[CloudPredictor]", predictor_class(card.family))
 
 
 class Desk:
@@ -214,7 +219,7 @@ class CloudVisitor:
                 raise InputError(f"a sample's number is 0 to {_SAMPLES - 1}; got {str(seed)[:40]!r}")
             path = self._folder / "sample.ply"
             wanted = _Asked(turn, self._models[card], str(runtime), "the sample", path)
-            write = predictor_class(FAMILY).write_sample
+            write = _predictor(get_card(card)).write_sample
             self._start(wanted, lambda: write(path, card=card, seed=seed))
             return
         name, size = check_name(asked.get("name")), asked.get("bytes")
@@ -356,7 +361,7 @@ class PointsTab:
         Raises:
             EffvisionError: it cannot be loaded.
         """
-        self._models[(self._card or default_card(FAMILY)).name].get(self._runtimes[0])
+        self._models[(self._card or default_card(FAMILIES[0])).name].get(self._runtimes[0])
 
     def prepare(self) -> None:
         """Nothing takes long here."""
@@ -408,7 +413,7 @@ class PointsTab:
 
 
 def _about(shown: Sequence[Card], limits: Limits) -> str:
-    answers = "".join(f"<p><b>What answers here.</b> {about_card(card)}</p>" for card in shown)
+    answers = "<p><b>What answers here.</b></p>" + "".join(f"<p>{about_card(card)}</p>" for card in shown)
     return (
         f"{answers}<p><b>Files</b> of up to {limits.points:,} points and {limits.upload_bytes // 2**20} MB: "
         f"{', '.join(CLOUD_SUFFIXES)}; coordinates in metres, z up. Of more than {limits.shown_points:,} points the browser "

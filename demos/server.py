@@ -28,7 +28,11 @@ from effvision.loading import installed_runtimes
 
 __all__ = ["Server", "make_app", "remove_old"]
 
-_TABS = {gestures.FAMILY: gestures.NAME, tracking.FAMILY: tracking.NAME, points.FAMILY: points.NAME}
+_TABS = {
+    gestures.FAMILY: gestures.NAME,
+    tracking.FAMILY: tracking.NAME,
+    **dict.fromkeys(points.FAMILIES, points.NAME),
+}
 _TIDY_S = 60.0
 _UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
 
@@ -83,7 +87,7 @@ class Server:
         try:
             moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
             followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
-            cloudy = first if first.family == points.FAMILY else None
+            cloudy = first if first.family in points.FAMILIES else None
             self.tabs: tuple[Tab, ...] = (
                 gestures.GesturesTab(moving, chosen, Visitors(self.limits), self._folder, self._uploads),
                 tracking.TrackingTab(followed, chosen, Visitors(self.limits), self._folder, self._uploads),

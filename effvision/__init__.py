@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from effvision.detections import Detections as Detections
     from effvision.detectors import OnnxDetector as OnnxDetector
     from effvision.errors import EffvisionError as EffvisionError
+    from effvision.models.minkunet.predictor import SPVCNN as SPVCNN
+    from effvision.models.minkunet.predictor import MinkUNet as MinkUNet
     from effvision.models.patchnet.accelerate import accelerate as accelerate
     from effvision.models.patchnet.predictor import PatchNet as PatchNet
     from effvision.models.pvcnn.predictor import PVCNN as PVCNN
@@ -39,11 +41,13 @@ __version__ = "0.1.0"
 # Where each public name lives. A new family adds one line here and one above; tests/test_imports.py compares the two.
 _EXPORTS = {
     "PVCNN": "effvision.models.pvcnn.predictor",
+    "SPVCNN": "effvision.models.minkunet.predictor",
     "TSM": "effvision.models.tsm.predictor",
     "Classification": "effvision.results",
     "Cloud": "effvision.clouds",
     "Detections": "effvision.detections",
     "EffvisionError": "effvision.errors",
+    "MinkUNet": "effvision.models.minkunet.predictor",
     "OnnxDetector": "effvision.detectors",
     "PatchNet": "effvision.models.patchnet.predictor",
     "Predictor": "effvision.predictor",
@@ -60,11 +64,13 @@ _EXPORTS = {
 
 __all__ = [
     "PVCNN",
+    "SPVCNN",
     "TSM",
     "Classification",
     "Cloud",
     "Detections",
     "EffvisionError",
+    "MinkUNet",
     "OnnxDetector",
     "PatchNet",
     "Predictor",

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 
+from effvision.cards import Card
 from effvision.clouds import Cloud
 from effvision.errors import DTypeError, EffvisionError, InputError, StateError, StreamingError
 from effvision.predictor import Memory, Predictor
@@ -18,6 +19,9 @@ from effvision.results import Result, Segmentation
 from effvision.sources.cloud_stream import open_clouds, refuse_frames
 from effvision.sources.clouds import open_cloud
 from effvision.state import Array
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["CloudMemory", "CloudPredictor"]
 
@@ -59,13 +63,22 @@ class CloudPredictor(Predictor):
     joins: ClassVar[bool] = False
 
     watch: Callable[[int, int], None] | None = None
-    """Told how many parts of how many are done, none at first, while a cloud is labelled; what it raises ends that. Set it on a
-    copy (`copy.copy(model)`) where the model is shared: the network stays one."""
+    """Told how much of how much is done, nothing at first, while a cloud is labelled; see `watched`."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of their numbers."""
         return self.metadata.labels
+
+    def watched(self, watch: Callable[[int, int], None]) -> Self:
+        """Return the same model, its network shared, that tells `watch` how much of how much of a cloud is done.
+
+        It is told before the first part and after each; what it raises ends the labelling.
+        """
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.watch = watch
+        return other
 
     def predict(self, points: Any, *, progress: bool = False, seed: int = 0) -> Segmentation:
         """Label every point of one cloud.
@@ -163,6 +176,11 @@ class CloudPredictor(Predictor):
         arrays = self.prepare_cloud(cloud)
         held.cloud = cloud
         return {**arrays, "seed": np.array([held.seed]), "progress": np.array([held.progress])}
+
+    @classmethod
+    @abstractmethod
+    def fields_of(cls, card: Card) -> tuple[str, ...]:
+        """Return the fields a cloud must have for a card, besides its coordinates, without loading the model."""
 
     @abstractmethod
     def prepare_cloud(self, cloud: Cloud) -> dict[str, np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ def export_cloud_kit(
     clouds: Any = None,
     half: bool = False,
     notify: Callable[[str], None] | None = None,
+    forms: tuple[str, str] | None = None,
 ) -> KitReport:
     """Write a kit to `folder`; see `Predictor.export_kit`.
 
@@ -45,20 +48,19 @@ def export_cloud_kit(
         clouds: Source of real clouds; the export is checked with them, and the first becomes `golden.npz`. Default: generated.
         half: Compute in float16.
         notify: Told what is going on.
+        forms: What `export` is asked for: where scatters may add, and where not; default: nothing.
 
     Raises:
         InputError: no such target, or one whose Python is too old.
         SourceError: the folder is in the way or cannot be written; nothing is left.
         ExportError: the model cannot be written for that target, or a check failed; nothing is left.
     """
-    from effvision.viz.palette import class_colors
-
     to = target if isinstance(target, Target) else get_target(target)
     place = checked_place(predictor, folder)
     need_python(
         to, "clouds", "`export` without a target writes the ONNX file alone; `--form tables` is for its TensorRT"
     )
-    form = "tables" if to.tensorrt is not None and to.tensorrt < _SCATTERS else "scatter"
+    form = {} if forms is None else {"form": forms[int(to.tensorrt is not None and to.tensorrt < _SCATTERS)]}
     real = None if clouds is None else predictor.real_inputs(clouds)
     given = next(predictor.example_updates(1, seed=0)) if real is None else _small(real)
 
@@ -70,21 +72,27 @@ def export_cloud_kit(
 
     with appearing_kit(place) as temporary:
         exported = predictor.export(
-            temporary / "model.onnx", batch=1, opset=to.opset, frames=real, half=half, form=form, notify=notify
+            temporary / "model.onnx", batch=1, opset=to.opset, frames=real, half=half, notify=notify, **form
         )
         report = fill_kit(
             temporary,
             exported,
             to,
-            golden=_golden(predictor, given),
+            golden=_golden(predictor, given, import_module(names["first_call"]).first_call),
             package=_PACKAGE,
             names=names,
             programs=_PROGRAMS,
             check=("runner.py", "--verify", "golden.npz"),
             readme=readme,
-            described=lambda metadata: {"colours": class_colors(metadata.labels).tolist()},
+            described=_colours,
         )
     return report.at(place)
+
+
+def _colours(metadata: Metadata) -> dict[str, Any]:
+    from effvision.viz.palette import class_colors
+
+    return {"colours": class_colors(metadata.labels).tolist()}
 
 
 def _small(clouds: Sequence[Cloud]) -> Cloud:
@@ -96,14 +104,13 @@ def _small(clouds: Sequence[Cloud]) -> Cloud:
     return cloud if len(cloud) <= _GOLDEN else cloud.select(np.sort(np.argpartition(away, _GOLDEN)[:_GOLDEN]))
 
 
-def _golden(predictor: Any, cloud: Any) -> dict[str, np.ndarray]:
-    """A cloud, the first chunk of it, the logits of PyTorch for that, and every label."""
+def _golden(predictor: Any, cloud: Any, first_call: Any) -> dict[str, np.ndarray]:
+    """A cloud, what the network sees of it first, the logits of PyTorch for that, and every label."""
     arrays = predictor.prepare_cloud(cloud)
-    chunk = next(iter(predictor.inputs.chunks(arrays["xyz"], seed=0)))
-    points = predictor.inputs.cut(arrays, chunk)
-    outputs, _ = predictor.runtime.step(predictor.fed(points[None]), predictor.initial_state())
+    points, feed = first_call(json.loads(predictor.metadata.to_json()), predictor.inputs, arrays)
+    outputs, _ = predictor.runtime.step(feed, predictor.initial_state())
     fields = {f"field_{name}": cloud.fields[name] for name in predictor.fields}
     return {
-        "xyz": cloud.xyz, "points": points, "logits": np.asarray(outputs["logits"][0], np.float32),
+        "xyz": cloud.xyz, "points": points, "logits": np.asarray(outputs["logits"], np.float32),
         "labels": predictor.predict(cloud).labels, "weights": np.array(predictor.metadata.weights_sha256), **fields,
     }  # fmt: skip

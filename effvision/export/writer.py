@@ -35,6 +35,7 @@ __all__ = ["export_onnx"]
 _WRITTEN_OPSET = 18  # what PyTorch's exporter really writes for anything older
 _OPSETS = range(13, 21)
 _MOST_STREAMS = 4096
+_FOLDED = 128  # numbers: shapes and indices, but no weights
 Convert = Callable[[Any, GraphSpec], tuple[Any, PrecisionReport]]
 _PROTOBUF_LIMIT = 1_900_000_000
 
@@ -177,6 +178,7 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
     arguments = (*inputs, *states)
     names = [tensor.name for tensor in spec.inputs] + [state.input for state in spec.states]
     results = [tensor.name for tensor in spec.outputs] + [state.output for state in spec.states]
+    forms = module.onnx_forms() if hasattr(module, "onnx_forms") else None  # of operators of its own
     try:
         with quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"):
             program = torch.onnx.export(
@@ -189,8 +191,16 @@ def _trace(module: Any, spec: GraphSpec, examples: Any, batch: int | Literal["dy
                 dynamic_shapes=dynamic if axes else None,
                 external_data=False,
                 verbose=False,
+                custom_translation_table=forms,
+                optimize=forms is None,
             )
             assert program is not None
+            if (
+                forms is not None
+            ):  # what such operators make of weights must not be computed now: it would be in the file too
+                from onnxscript.optimizer import optimize_ir
+
+                optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
             model = program.model_proto
             _name_axes(model, spec)
             return model
@@ -218,11 +228,12 @@ def _dim(axis: str) -> Any:
 
 
 def _name_axes(model: Any, spec: GraphSpec) -> None:
-    """Give the open axes of inputs whose sizes were found by tracing the names of the specification."""
-    said = {tensor.name: tensor.shape for tensor in spec.inputs}
-    for value in model.graph.input:
+    """Give open axes whose sizes were found by tracing the names of the specification: of inputs, and of what follows."""
+    found = any(str(axis).startswith(ROWS) for tensor in spec.inputs for axis in tensor.shape)
+    said = {tensor.name: tensor.shape for tensor in (*spec.inputs, *spec.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
         for axis, name in zip(value.type.tensor_type.shape.dim, said.get(value.name, ()), strict=False):
-            if isinstance(name, str) and name.startswith(ROWS) and axis.dim_param:
+            if found and isinstance(name, str) and axis.dim_param:
                 axis.dim_param = name
 
 

@@ -14,6 +14,7 @@ __all__ = ["NETWORKS", "from_reference"]
 
 NETWORKS: dict[str, type[SparseUNet]] = {"minkunet": MinkUNet, "spvcnn": SPVCNN}
 
+_COUNTER = "num_batches_tracked"  # of batch normalisation: unused in eval mode, absent from our files
 _PREFIX = "module."  # of networks trained with DataParallel
 
 
@@ -57,13 +58,14 @@ def from_reference(
 
 
 def load_weights(network: SparseUNet, tensors: Mapping[str, Tensor]) -> None:
-    """Load tensors whose names and shapes must be exactly the network's.
+    """Load tensors whose names and shapes must be exactly the network's, but for the counters of batch normalisation.
 
     Raises:
         CheckpointError: they are not; the width they look like is named.
     """
     own = network.state_dict()
-    missing, unknown = [key for key in own if key not in tensors], [key for key in tensors if key not in own]
+    missing = [key for key in own if key not in tensors and not key.endswith(_COUNTER)]
+    unknown = [key for key in tensors if key not in own]
     wrong = [key for key in own if key in tensors and tensors[key].shape != own[key].shape]
     if missing or unknown or wrong:
         width = tensors["stem.0.kernel"].shape[-1] / CHANNELS[0] if "stem.0.kernel" in tensors else None
@@ -74,4 +76,4 @@ def load_weights(network: SparseUNet, tensors: Mapping[str, Tensor]) -> None:
         ]
         looks = f"\nhint: it looks like width={width:g}; given was width={network.width:g}" if width else ""
         raise CheckpointError(f"the checkpoint does not fit: {'; '.join(told)}{looks}")
-    network.load_state_dict(dict(tensors))
+    network.load_state_dict({**own, **tensors})

@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effvision.host.sparse import Keys
+from effvision.host.sparse_graph import DOWNS, POINT_LEVELS
 from effvision.ops.sparse_maps import Voxels
 
 __all__ = ["POINT_LEVELS", "Convolves", "Maps", "Reads", "build_maps", "places_of"]
-
-POINT_LEVELS = (0, 2, 4)
-"""Levels at which SPVCNN's branch of points meets the voxels: strides 1, 4 and 16."""
-
-_DOWNS = 4
 
 
 class Convolves(Protocol):
@@ -70,7 +66,7 @@ def build_maps(keys: Keys | Tensor, points: NDArray[Any] | Tensor | None, device
     """
     packed = torch.as_tensor(keys, device=device)
     levels, down = [Voxels(packed)], []
-    for _ in range(_DOWNS):
+    for _ in range(DOWNS):
         above, kernel_map = levels[-1].down()
         levels.append(above)
         down.append(kernel_map)

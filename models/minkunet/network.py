@@ -8,6 +8,7 @@ repository `spvnas`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -33,22 +34,25 @@ class SparseUNet(nn.Module):
     Attributes:
         in_channels: C.
         classes: K.
-        width: What `CHANNELS` are multiplied by, and rounded down.
+        width: What the channels are multiplied by, and rounded down.
         voxel_size_m: Side of a voxel in metres: how coordinates are made for it; the network itself does not use it.
     """
 
     has_points = False
 
     def __init__(
-        self, in_channels: int = 4, classes: int = 19, *, width: float = 1.0, voxel_size_m: float = 0.05
-    ) -> None:
-        """Build it with random weights; arguments as the attributes.
+        self, in_channels: int = 4, classes: int = 19, *, width: float = 1.0, voxel_size_m: float = 0.05,
+        channels: Sequence[int] = CHANNELS,
+    ) -> None:  # fmt: skip
+        """Build it with random weights; arguments as the attributes, and `channels` in place of the published `CHANNELS`.
 
         Raises:
-            InputError: a size that is none.
+            InputError: a size that is none, or not nine channels.
         """
         super().__init__()
-        channels = [int(width * count) for count in CHANNELS]
+        if len(channels) != len(CHANNELS):
+            raise InputError(f"`channels` must be {len(CHANNELS)} numbers: stem, 4 down, 4 up; got {channels!r:.120}")
+        channels = [int(width * count) for count in channels]
         if min(channels) < 1 or in_channels < 1 or classes < 1 or not voxel_size_m > 0:
             raise InputError(
                 f"a network needs at least one channel, one class and a voxel size above 0; got in_channels={in_channels}, "
@@ -155,14 +159,14 @@ class SPVCNN(SparseUNet):
 
     def __init__(
         self, in_channels: int = 4, classes: int = 19, *, width: float = 1.0, voxel_size_m: float = 0.05,
-        point_size_m: float | None = None,
+        point_size_m: float | None = None, channels: Sequence[int] = CHANNELS,
     ) -> None:  # fmt: skip
-        """Build it with random weights; arguments as the attributes.
+        """Build it with random weights; arguments as the attributes, and `channels` in place of the published `CHANNELS`.
 
         Raises:
-            InputError: a size that is none.
+            InputError: a size that is none, or not nine channels.
         """
-        super().__init__(in_channels, classes, width=width, voxel_size_m=voxel_size_m)
+        super().__init__(in_channels, classes, width=width, voxel_size_m=voxel_size_m, channels=channels)
         if point_size_m is not None and not point_size_m > 0:
             raise InputError(f"`point_size_m` must be above 0 or None; got {point_size_m!r:.60}")
         self.point_size_m = point_size_m

@@ -42,8 +42,8 @@ _TOGETHER = 8  # likewise on a GPU; not measured
 _TRIES = 64
 _IN_KITS = {
     "EffvisionError": "effvision.errors",
-    "fed": "effvision.models.pvcnn.labelling",
-    "label": "effvision.models.pvcnn.labelling",
+    "answer": "effvision.models.pvcnn.kit",
+    "first_call": "effvision.models.pvcnn.kit",
     "open_cloud": "effvision.sources.clouds",
     "parse_input": "effvision.models.pvcnn.inputs",
     "write_ply": "effvision.sources.cloud_writer",
@@ -116,6 +116,11 @@ class PVCNN(CloudPredictor):
     def fields(self) -> tuple[str, ...]:
         """Fields a cloud must have besides its coordinates."""
         return self.inputs.fields
+
+    @classmethod
+    def fields_of(cls, card: Card) -> tuple[str, ...]:
+        """Return the fields a cloud must have for a card."""
+        return parse_input(card.preprocess).fields
 
     def prepare_cloud(self, cloud: Cloud) -> dict[str, np.ndarray]:
         """Return `xyz` (P, 3) and what else does not depend on the chunk."""
@@ -221,7 +226,9 @@ class PVCNN(CloudPredictor):
             raise InputError("there is no int8 of point networks yet\nhint: leave `int8` out")
         if self.runtime.name == "torch":
             check_export(cast(Any, self.runtime))
-        return export_cloud_kit(self, target, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify)
+        return export_cloud_kit(
+            self, target, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify, forms=("scatter", "tables")
+        )
 
     def example_inputs(
         self, graph: str, *, steps: int, batch: int, seed: int, frames: Sequence[Any] = ()

@@ -52,6 +52,7 @@ KEYS = {
         "ours_differs",
         "points_per_s",
     },
+    "lidarhd.py": {"pvcnn_over_synthetic", "growth_mb_synthetic", "weights_kb"},
     "sparse_conv.py": {
         "floor_ratio_synthetic",
         "map_share_synthetic",
@@ -141,6 +142,14 @@ def test_sparse_convolution_tells_every_key_and_equals_the_plain_form(tmp_path: 
     assert found["ours_differs"] < 1e-5 and found["details"]["voxels"] == 1500
     assert sum(int(name.rpartition(", ")[2]) for name in found["details"]["layers"]) == 34
     assert "https://github.com/mit-han-lab/spvnas" in said and "spconv is left out" in said
+
+
+def test_networks_for_lidar_from_the_air_tell_every_key(tmp_path: Path) -> None:
+    said, found = run("lidarhd.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["lidarhd.py"], "missed", "mode", "details", "machine"}
+    assert set(found["growth_mb_synthetic"]) == {"pvcnn", "spvcnn", "minkunet"}
+    assert all(value > 0 for value in found["pvcnn_over_synthetic"].values())
+    assert "https://github.com/IGNF/ign-pdal-tools" in said
 
 
 def test_tracking_tells_every_key_and_runs_without_sequences_and_without_the_rival(tmp_path: Path) -> None:

@@ -362,14 +362,15 @@ def test_without_webgl_it_says_so_and_labels_all_the_same(playwright: Any, page:
         assert len(open_cloud(tmp_path / "got.ply")) == 2048
 
 
-def test_the_tab_of_the_card_that_was_named_is_opened_first(playwright: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("card", [PARTS, "spvcnn-lidarhd"])
+def test_the_tab_of_the_card_that_was_named_is_opened_first(playwright: Any, tmp_path: Path, card: str) -> None:
     (tmp_path / "page").mkdir()
-    program = ["-m", "effvision", "demo", PARTS, "--port", "0", "--json"]
+    program = ["-m", "effvision", "demo", card, "--port", "0", "--json"]
     with (
         served(tmp_path / "page", program) as page,
         browser_page(playwright, tmp_path / "browser", page.url, webgl=True) as tab,
     ):
-        assert tab.input_value(part("card")) == PARTS
+        assert tab.input_value(part("card")) == card
         tab.click(part("sample"))
         shown(tab)
         tab.click("button[role=tab]:has-text('Gestures')")

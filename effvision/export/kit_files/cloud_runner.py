@@ -15,7 +15,7 @@ import sys
 import time
 
 import numpy as np
-from points import EffvisionError, fed, label, open_cloud, parse_input, write_ply
+from points import EffvisionError, answer, first_call, open_cloud, parse_input, write_ply
 from session import HERE, PROVIDERS, KitError, say, start, write
 
 __all__ = ["main"]
@@ -31,8 +31,6 @@ class Network:
     def __init__(self, path, asked, fp16):
         self.session, text, self.used = start(path, asked, fp16)
         self.block = self._read(text, path)
-        self.names = [tensor["name"] for tensor in self.block["graphs"]["step"]["inputs"]]
-        self.axis = self.block["graphs"]["step"]["inputs"][0]["shape"][0]
         self.inputs = parse_input(self.block["preprocess"])
         self.labels = self.block["labels"]
         half = "half" in self.block.get("precision", {})
@@ -44,10 +42,10 @@ class Network:
             raise KitError(f"this runner is for schema 1, segmentation, one graph `step`; {path} says otherwise")
         return block
 
-    def logits(self, points):
-        """Points (n, C, P) -> logits (n, K, P)."""
+    def logits(self, feed):
+        """Inputs by name -> logits."""
         try:
-            return self.session.run(["logits"], fed(points, self.names, self.block["options"]))[0]
+            return self.session.run(["logits"], feed)[0]
         except EffvisionError:
             raise
         except Exception as error:
@@ -56,9 +54,7 @@ class Network:
     def label(self, cloud, seed=0):
         """Return labels (P,) and scores (P,) of a cloud."""
         cloud.need(self.inputs.fields)
-        return label(
-            self.inputs.arrays(cloud), self.inputs, self.logits, classes=len(self.labels), seed=seed, axis=self.axis
-        )
+        return answer(self.block, self.inputs, self.inputs.arrays(cloud), self.logits, seed=seed)
 
 
 # -- the commands ------------------------------------------------------------------------------------------------------
@@ -138,12 +134,9 @@ def verify(network, path):
         raise KitError(f"{path} is no golden file or is damaged: {error}") from error
     if weights != network.block["weights_sha256"]:
         raise KitError(f"{path} was recorded from other weights than the model's: copy the whole kit again")
-    arrays = network.inputs.arrays(cloud)
-    first = next(iter(network.inputs.chunks(arrays["xyz"], seed=0)))
-    cut = network.inputs.cut(arrays, first)
+    cut, feed = first_call(network.block, network.inputs, network.inputs.arrays(cloud))
     same = cut.shape == points.shape and float(np.abs(cut - points).max()) <= 1e-5
-    given = points[None] if not isinstance(network.axis, int) else np.repeat(points[None], network.axis, axis=0)
-    got = np.asarray(network.logits(given)[0], np.float64)
+    got = np.asarray(network.logits(feed)[: len(wanted)], np.float64)
     relative = float(np.sqrt(((got - wanted) ** 2).mean() / (wanted.astype(np.float64) ** 2).mean()))
     found, _ = network.label(cloud)
     others = float((found != labels).mean())
