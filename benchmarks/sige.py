@@ -266,7 +266,7 @@ def _edit_of_map(engine: IncrementalNetwork, x: Tensor, other: Tensor, mask: NDA
 def quality(
     network: SpadeGenerator, baseline: nn.Module, before: Tensor, edits: Mapping[str, Tensor], height: int
 ) -> tuple[IncrementalNetwork, dict[str, dict[str, float]], float, int]:
-    """Our engine on `before`; of each edit PSNR and share computed; how far the first pass is off; bytes of all convolutions."""
+    """Our engine on `before`; of each edit PSNR and share computed; the first pass off by; bytes of all convolutions."""
     with torch.inference_mode():
         full = {key: baseline(after) for key, after in edits.items()}
         first = baseline(before)

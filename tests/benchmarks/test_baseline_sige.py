@@ -1,40 +1,19 @@
-"""The eager baseline of GauGAN is another program for the same function."""
+"""The eager baseline of GauGAN is another program for the same function; what the script makes of labels."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from baselines.sige import PlainGauGAN  # noqa: E402
+import sige  # noqa: E402
 
 from effvision.models.sige.network import SpadeGenerator  # noqa: E402
-
-RENAMED = (
-    ("fc.", "start."),
-    ("conv_img.", "picture."),
-    ("mlp_shared.0.", "shared."),
-    ("conv_0.", "first."),
-    ("conv_1.", "second."),
-    ("conv_s.", "shortcut."),
-    ("norm_s.", "norms.2."),
-    ("norm_", "norms."),
-    ("param_free_norm.", "normalise."),
-    ("mlp_gamma_beta.", "both."),
-    *((f"{name}.", f"blocks.{n}.") for n, name in enumerate(("head_0", "G_middle_0", "G_middle_1"))),
-    *((f"up_{n}.", f"blocks.{n + 3}.") for n in range(4)),
-)
-
-
-def renamed(key: str) -> str:
-    """Our key in the words of the baseline."""
-    for ours, theirs in RENAMED:
-        key = key.replace(ours, theirs)
-    return key
 
 
 @torch.inference_mode()
@@ -42,7 +21,7 @@ def test_baseline_draws_our_picture_with_our_multiply_adds() -> None:
     from _machine import count_multiply_adds
 
     generator = torch.Generator().manual_seed(0)
-    ours = SpadeGenerator(5, width=2).double().eval()
+    ours = SpadeGenerator(5, width=2).eval()
     for name, value in ours.state_dict().items():
         if "running_var" in name:
             value.uniform_(0.5, 1.5, generator=generator)
@@ -50,11 +29,37 @@ def test_baseline_draws_our_picture_with_our_multiply_adds() -> None:
             value.normal_(generator=generator)
             if value.ndim > 1:
                 value.mul_((1.5 / value[0].numel()) ** 0.5)
-    baseline = PlainGauGAN(5, width=2).double().eval()
-    baseline.load_state_dict({renamed(key): value for key, value in ours.state_dict().items()})
+    baseline = sige.plain(ours, torch.contiguous_format).double()
+    ours.double()
     labels = torch.rand(2, 5, 64, 128, generator=generator, dtype=torch.float64)
     wanted = ours(labels)
     assert wanted.std() > 1e-3
     torch.testing.assert_close(baseline(labels), wanted, rtol=0, atol=1e-12)
     counts = [count_multiply_adds(network, lambda network=network: network(labels)) for network in (ours, baseline)]
     assert counts[0] == counts[1] > 1e7
+
+
+def test_label_maps_become_one_channel_a_class_and_the_edges_between_instances() -> None:
+    rng = np.random.default_rng(0)
+    labels, instances = rng.integers(0, 35, (6, 9)), rng.integers(0, 2, (6, 9))
+    made = sige.network_input(labels, instances)[0].numpy()
+    assert made.shape == (36, 6, 9)
+    for row in range(6):
+        for column in range(9):
+            assert made[:35, row, column].nonzero()[0].tolist() == [labels[row, column]]
+            around = [
+                instances[row + a, column + b]
+                for a, b in ((0, 1), (1, 0), (0, -1), (-1, 0))
+                if 0 <= row + a < 6 and 0 <= column + b < 9
+            ]
+            assert made[35, row, column] == any(one != instances[row, column] for one in around)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.012, 0.05, 0.5, 1.0])
+def test_a_rectangle_of_other_labels_has_the_size_asked_for(share: float) -> None:
+    labels, instances = sige.generated_street(256)
+    before = sige.network_input(labels, instances)
+    changed = (sige.other_labels(labels, instances, share) != before).any(1)[0]
+    assert float(changed.float().mean()) == pytest.approx(share, abs=0.002)
+    rows, columns = (changed.any(axis).sum() for axis in (1, 0))
+    assert changed.sum() == rows * columns
