@@ -63,3 +63,16 @@ def test_a_rectangle_of_other_labels_has_the_size_asked_for(share: float) -> Non
     assert float(changed.float().mean()) == pytest.approx(share, abs=0.002)
     rows, columns = (changed.any(axis).sum() for axis in (1, 0))
     assert changed.sum() == rows * columns
+
+
+def test_psnr_is_of_pictures_between_minus_one_and_one() -> None:
+    picture = torch.zeros(1, 3, 4, 4)
+    assert sige.psnr(picture + 0.2, picture) == pytest.approx(20.0)
+    assert sige.psnr(picture, picture) == float("inf")
+
+
+@pytest.mark.parametrize("side", [64, 256])
+def test_the_generated_mask_is_scattered_and_as_full_as_the_published_one(side: int) -> None:
+    mask = sige.scattered(None, side)
+    assert mask.shape == (side, side) and 0.15 < mask.mean() < 0.2
+    assert mask.any(1).mean() * mask.any(0).mean() > 0.5
