@@ -170,7 +170,8 @@ def test_what_is_no_input_is_refused_with_our_own_error(card: Card) -> None:
 
 
 def _network(card: Card) -> tuple[str, str]:
-    return card.family, repr(sorted(card.network.items()))
+    """What an export depends on: a network at another width is the same graph with other numbers."""
+    return card.family, repr(sorted(item for item in card.network.items() if item[0] != "width"))
 
 
 EXPORTED = {_network(card): card for card in reversed(CARDS)}  # the first of those with the same settings
@@ -180,7 +181,7 @@ EXPORTED = {_network(card): card for card in reversed(CARDS)}  # the first of th
 @pytest.mark.timeout(900)
 def test_exports_and_the_file_equals_pytorch(card: Card, tmp_path: Path) -> None:
     if card is not (other := EXPORTED.get(_network(card), card)) and not card.bundled:
-        pytest.skip(f"the same network as {other.name}")
+        pytest.skip(f"the same network as {other.name}, at this width or another")
     family, model = predictor_class(card.family), _model(card.name)
     assert model.runtime.name == "torch"
     report = model.export(tmp_path / "model.onnx", batch="dynamic" if model.streams else 1)
