@@ -1,0 +1,158 @@
+"""What goes into an engine: checked once, compared with what was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from effvision.errors import DTypeError, InputError, RangeError, ShapeError
+from effvision.incremental.regions import Mask, Rect, area, hull, split
+from effvision.incremental.trace import Value
+
+__all__ = ["as_tuple", "changed_pixels", "check_finite", "check_inputs", "check_mask", "find_change"]
+
+_SLACK = 256.0  # pixels of an input that one rectangle more has to save
+_SPARSE = 8  # every so many rows and columns are looked at first
+_NEARLY = 0.95  # if more of those pixels changed, all are taken as changed
+_NUMPY = (torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+_LANES = {8: np.int64, 4: np.int32, 2: np.int16, 1: np.int8}
+
+
+def as_tuple(inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One tensor, or several, as a tuple.
+
+    Raises:
+        DTypeError: something is no tensor.
+    """
+    found = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs) if isinstance(inputs, (list, tuple)) else None
+    if not found or not all(isinstance(item, Tensor) for item in found):
+        raise DTypeError(
+            f"inputs of type {type(inputs).__name__} are no tensors\n"
+            "hint: give a tensor, or a tuple of the tensors that the network is called with"
+        )
+    return found
+
+
+def check_inputs(given: Sequence[Tensor], values: Sequence[Value], device: torch.device) -> None:
+    """Refuse inputs that do not fit the example.
+
+    Raises:
+        InputError: another number of inputs, or another device.
+        ShapeError, DTypeError: another shape or dtype.
+    """
+    if len(given) != len(values):
+        raise InputError(f"{len(given)} inputs given, the network takes {len(values)}\nhint: give them as one tuple")
+    for tensor, value in zip(given, values, strict=True):
+        if tuple(tensor.shape) != value.shape:
+            raise ShapeError(
+                f"input `{value.name}` has shape {tuple(tensor.shape)}, the example had {value.shape}\n"
+                "hint: an engine serves one size and batch; make another engine for this one"
+            )
+        if tensor.dtype != value.dtype:
+            raise DTypeError(
+                f"input `{value.name}` is {tensor.dtype}, the example was {value.dtype}\nhint: convert it with .to()"
+            )
+        if tensor.device != device:
+            raise InputError(f"input `{value.name}` is on {tensor.device}, the engine on {device}\nhint: move it there")
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        RangeError: with the number of them.
+    """
+    # A sum is one pass and needs no memory; it may overflow without cause, so the pixels themselves have the last word.
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
+        wrong = int((~torch.isfinite(tensor)).sum())
+        if wrong:
+            raise RangeError(
+                f"input `{name}` holds {wrong} values that are NaN or infinite\n"
+                "hint: look for a division by zero in what makes it; nothing was changed"
+            )
+
+
+def check_mask(mask: Tensor | NDArray[np.bool_], h: int, w: int) -> Mask:
+    """A mask as a bool array (h, w).
+
+    Raises:
+        ShapeError, DTypeError: another shape; not bool.
+    """
+    array = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    if array.dtype != np.bool_:
+        raise DTypeError(f"the mask is {array.dtype}\nhint: give bool, True where the input changed")
+    if array.shape != (h, w):
+        raise ShapeError(f"the mask has shape {array.shape}, the picture {(h, w)}\nhint: give one bool a pixel, (H, W)")
+    return array
+
+
+def changed_pixels(before: Tensor, after: Tensor) -> Mask:
+    """Where two inputs (N, C, H, W) differ in any channel of any picture: (H, W)."""
+    h, w = before.shape[2:]
+    if before.device.type != "cpu" or before.dtype not in _NUMPY:
+        return (before != after).flatten(0, 1).any(0).cpu().numpy()
+    if before.shape[0] == 1 and before.is_contiguous(memory_format=torch.channels_last):
+        after = after.contiguous(memory_format=torch.channels_last)
+        differs = _unlike(before.permute(0, 2, 3, 1), after.permute(0, 2, 3, 1)).reshape(h * w, -1)
+        lanes = next(lane for size, lane in _LANES.items() if differs.shape[1] % size == 0)
+        return (torch.from_numpy(differs.view(lanes)).amax(1) != 0).view(h, w).numpy()
+    differs = _unlike(before, after).reshape(-1, h * w)
+    lanes = next(lane for size, lane in _LANES.items() if differs.shape[1] % size == 0)
+    # A reduction of whole words, eight pixels at a time: four times faster than `any` on bool.
+    found: Mask = np.bitwise_or.reduce(differs.view(lanes), axis=0).view(np.bool_).reshape(h, w)
+    return found
+
+
+def _unlike(before: Tensor, after: Tensor) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = before.numpy() != after.detach().numpy()
+    return np.ascontiguousarray(found)
+
+
+def find_change(before: Tensor, after: Tensor, mask: Mask | None) -> list[Rect]:
+    """The rectangles of an input that may have changed.
+
+    Args:
+        before: (N, C, H, W), or of any shape: then it changed as a whole or not at all.
+        after: Likewise.
+        mask: (H, W) where it may have changed, if known.
+    """
+    if before.ndim != 4:
+        return [] if torch.equal(before, after) else [(0, 1, 0, 1)]
+    if mask is not None:
+        return split(mask, _SLACK)
+    h, w = before.shape[2:]
+    some = (slice(None), slice(None), slice(None, None, _SPARSE), slice(None, None, _SPARSE))
+    differs = (before[some] != after[some]).flatten(0, 1).any(0)
+    if float(differs.float().mean()) > _NEARLY:  # another picture: not worth a closer look
+        return [(0, h, 0, w)]
+    return split(changed_pixels(before, after), _SLACK)
+
+
+def missed(before: Tensor, after: Tensor, rects: Sequence[Rect]) -> int:
+    """How many pixels differ outside of some rectangles."""
+    differs = changed_pixels(before, after)
+    for top, bottom, left, right in rects:
+        differs[top:bottom, left:right] = False
+    return int(differs.sum())
+
+
+def share(rects: Mapping[int, Sequence[Rect]], values: Sequence[Value]) -> tuple[float, float, float, float] | None:
+    """Where the edit lies in the pictures that go in, as shares of their height and width; None if in none."""
+    found: tuple[float, float, float, float] | None = None
+    for value in values:
+        if not value.picture or not rects.get(value.index):
+            continue
+        box = rects[value.index][0]
+        for rect in rects[value.index]:
+            box = hull(box, rect) if area(rect) else box
+        h, w = value.size
+        here = box[0] / h, box[1] / h, box[2] / w, box[3] / w
+        if found is None:
+            found = here
+        else:
+            found = min(found[0], here[0]), max(found[1], here[1]), min(found[2], here[2]), max(found[3], here[3])
+    return found
