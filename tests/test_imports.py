@@ -79,6 +79,7 @@ TORCH_AT_TOP = (
     "effvision.models.*.fusing",
     "effvision.models.*.layers",
     "effvision.models.*.maps",
+    "effvision.models.*.pix2pix",
     "effvision.models.*.stages",
     "effvision.models.*.convert",
     "effvision.models.*.recipe*",

@@ -53,6 +53,21 @@ KEYS = {
         "points_per_s",
     },
     "lidarhd.py": {"pvcnn_over_synthetic", "growth_mb_synthetic", "weights_kb"},
+    "sige.py": {
+        "real_edit_synthetic",
+        "edit_1p2_synthetic",
+        "edit_5_synthetic",
+        "network_over_share_synthetic",
+        "conv_1",
+        "conv_5",
+        "conv_15",
+        "conv_30",
+        "conv_mask_synthetic",
+        "cache_share",
+        "worst_over_dense",
+        "worst_over_dense_conv",
+        "ours_differs",
+    },
     "sparse_conv.py": {
         "floor_ratio_synthetic",
         "map_share_synthetic",
@@ -134,6 +149,18 @@ def test_point_voxel_networks_tell_every_key_and_all_forms_agree() -> None:
     assert set(found) == {*KEYS["pvcnn.py"], "missed", "mode", "details", "machine"}
     assert max(found["details"]["baseline_differs"].values()) < 1e-5
     assert "random weights: timing only" in said
+
+
+def test_editing_tells_every_key_and_equals_the_baseline(tmp_path: Path) -> None:
+    said, found = run("sige.py", "--data", str(tmp_path))
+    assert set(found) == {*KEYS["sige.py"], "missed", "mode", "details", "machine"}
+    assert found["ours_differs"] < 1e-4 and 0 < found["cache_share"] < 1
+    for key, pixels in (("real_edit", 0.01), ("edit_1p2", 0.012), ("edit_5", 0.05)):
+        told = found["details"][key]
+        assert told["pixels changed"] == pytest.approx(pixels, rel=0.5)
+        assert told["local"] > told["no update"] and told["reference"] > told["no update"]
+        assert 0 < told["computed, local"] < 1
+    assert "https://github.com/lmxyy/sige" in said and "random weights: timing only" in said
 
 
 def test_sparse_convolution_tells_every_key_and_equals_the_plain_form(tmp_path: Path) -> None:
