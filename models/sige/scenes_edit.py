@@ -79,7 +79,7 @@ def _shape(rng: np.random.Generator, height: int, width: int) -> Bytes:
     elif kind < 0.85:  # a rectangle
         wide, high = (int(rng.uniform(4, 80) * unit) for _ in range(2))
         cv2.rectangle(mask, (x, y), (x + wide, y + high), 1, -1)
-    elif kind < 0.93:  # everything below or above a row, as a fill makes it
+    elif kind < 0.89:  # everything below or above a row, as a fill makes it
         mask[max(y, height // 3) :] = 1
         if rng.random() < 0.3:
             mask = 1 - mask
