@@ -8,7 +8,6 @@ NumPy only: a predictor needs this file, and no torch or OpenCV.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,5 +146,9 @@ def network_input(labels: NDArray[np.uint8], seed: int = 0) -> Array:
         InputError: no label map, or no seed, see `check_labels` and `guide`.
     """
     labels = check_labels(labels)
-    one_hot: NDArray[Any] = labels[None] == np.arange(len(PALETTE), dtype=np.uint8)[:, None, None]
-    return np.concatenate([one_hot.astype(np.float32), guide(labels.shape[0], labels.shape[1], seed)])
+    classes = len(PALETTE)
+    made = np.empty((classes + len(PLANES), *labels.shape), dtype=np.float32)
+    for label in range(classes):  # a plane at a time stays in the processor's cache
+        np.copyto(made[label], labels == label)
+    made[classes:] = guide(labels.shape[0], labels.shape[1], seed)
+    return made
