@@ -199,8 +199,10 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
 
 
 def test_training_brings_pictures_of_other_scenes_nearer(tmp_path: Path) -> None:
-    settings = Settings(tmp_path, **{**SMALL, "steps": 24, "every": 24, "judged": 0.0, "rate": 4e-3})
-    labels, wanted = Shown(replace(settings, seed=9, pictures=8))[0].shown("cpu")
+    settings = Settings(
+        tmp_path, **{**SMALL, "steps": 30, "pictures": 6, "painted": 0.0, "every": 30, "judged": 0.0, "rate": 4e-3}
+    )
+    labels, wanted = Shown(replace(settings, seed=99, pictures=24))[0].shown("cpu")
     torch.manual_seed(0)
     network = SceneGenerator()
     apart = []
@@ -210,7 +212,7 @@ def test_training_brings_pictures_of_other_scenes_nearer(tmp_path: Path) -> None
             network.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["network"])
         with torch.no_grad():
             apart.append(float(picture_distance(network(labels), wanted)))
-    assert apart[1] < 0.9 * apart[0]
+    assert apart[1] < 0.8 * apart[0]
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
