@@ -198,6 +198,7 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_brings_pictures_of_other_scenes_nearer(tmp_path: Path) -> None:
     settings = Settings(
         tmp_path, **{**SMALL, "steps": 30, "pictures": 6, "painted": 0.0, "every": 30, "judged": 0.0, "rate": 4e-3}
