@@ -80,6 +80,7 @@ TORCH_AT_TOP = (
     "effvision.models.*.layers",
     "effvision.models.*.maps",
     "effvision.models.*.pix2pix",
+    "effvision.models.*.scenes_network",
     "effvision.models.*.stages",
     "effvision.models.*.convert",
     "effvision.models.*.recipe*",
