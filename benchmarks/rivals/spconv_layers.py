@@ -1,8 +1,8 @@
 """spconv's CPU build on submanifold layers: run by sparse_conv.py in the rivals' environment, a layer for each line it is sent.
 
 Argument: an .npz with `coords_L` (V, 3) of each level. A line is JSON: level, inputs, outputs, repeats; or level, `check`, an
-.npz with `x` and `weight` (27, inputs, outputs; x fastest), and `out`, where to write what comes out. Each answer is a line of
-JSON: median milliseconds with the map cached, and milliseconds of the first call, which makes the map.
+.npz with `x` and `weight` (27, inputs, outputs; x fastest), `threads`, and `out`, where to write what comes out. Each answer is a
+line of JSON: median milliseconds with the map cached, and milliseconds of the first call, which makes the map.
 """
 
 import json
@@ -58,7 +58,9 @@ def main():
         if "check" in asked:
             with np.load(asked["check"]) as file:
                 x, weight = torch.from_numpy(file["x"]), torch.from_numpy(file["weight"])
+            torch.set_num_threads(asked["threads"])
             np.save(asked["out"], layer_of(weight)(tensor_of(coords, x)).features.numpy())
+            torch.set_num_threads(THREADS)
             print(json.dumps({"written": asked["out"]}), flush=True)
         else:
             print(json.dumps(measure(coords, asked["inputs"], asked["outputs"], asked["repeats"])), flush=True)
