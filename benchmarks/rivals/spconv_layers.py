@@ -1,8 +1,8 @@
 """spconv's CPU build on submanifold layers: run by sparse_conv.py in the rivals' environment, a layer for each line it is sent.
 
 Argument: an .npz with `coords_L` (V, 3) of each level. A line is JSON: level, inputs, outputs, repeats; or level, `check`, an
-.npz with `x` and `weight` (27, inputs, outputs; x fastest), `threads`, and `out`, where to write what comes out. Each answer is a
-line of JSON: median milliseconds with the map cached, and milliseconds of the first call, which makes the map.
+.npz with `x` and `weight` (27, inputs, outputs; x fastest), `threads`, and `out`, where to write what comes out. Each answer
+is a line of JSON: median milliseconds with the map cached, and milliseconds of the first call, which makes the map.
 """
 
 import json
