@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,16 @@ def wanted(model: ModelProto, feed: Mapping[str, np.ndarray], form: Form) -> np.
     return act(layer(p, "w3", "b3", "f"), "logits", there=cpu).numpy()
 
 
+def adds_exactly() -> bool:
+    """Whether ONNX Runtime's fused kernels keep every sum: x86 without VNNI adds pairs of products in 16 bits, which overflow.
+
+    An export for processors measures what that costs on the machine at hand, and is refused where it costs too much.
+    """
+    path = Path("/proc/cpuinfo")
+    flags = path.read_text("utf-8").split() if path.is_file() else []
+    return "avx2" not in flags or "avx512_vnni" in flags or "avx_vnni" in flags
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_quantised_step_gives_what_the_arithmetic_gives(form: Form, seed: int) -> None:
@@ -184,7 +195,8 @@ def test_a_quantised_step_gives_what_the_arithmetic_gives(form: Form, seed: int)
     for feed in feeds(model):
         logits, state = exact.run(None, feed)
         assert np.abs(logits - wanted(model, feed, form)).max() <= 1.01 * step
-        assert np.abs(fused.run(None, feed)[0] - logits).mean() <= 1.01 * step
+        if form != "cpu" or adds_exactly():
+            assert np.abs(fused.run(None, feed)[0] - logits).mean() <= 1.01 * step
         assert state.dtype == np.float32
         errors.append(np.abs(logits - plain.run(None, feed)[0]).max())
     assert 0 < max(errors) < 0.15 * (high - low), "it has to be rounded, and not far off"
