@@ -53,10 +53,10 @@ from torch import Tensor
 
 from effvision.host.sparse import pack, unpack
 from effvision.host.sparse_levels import build_levels
-from effvision.models.minkunet.fusing import fuse
 from effvision.models.minkunet.layers import SparseConv
 from effvision.models.minkunet.maps import Convolves, Maps, build_maps
 from effvision.models.minkunet.network import MinkUNet
+from effvision.ops.folding import fuse
 from effvision.ops.sparse_conv import KernelMap, convolve
 
 RIVALS = Path(__file__).resolve().parents[1] / ".venv-rivals" / "bin" / "python"

@@ -21,10 +21,10 @@ from effvision.host.sparse_graph import table_axes
 from effvision.metadata import ROWS, GraphSpec, Metadata, TensorSpec
 from effvision.models.minkunet.convert import NETWORKS, load_weights
 from effvision.models.minkunet.description import point_size
-from effvision.models.minkunet.fusing import fuse
 from effvision.models.minkunet.graphs import PairGraph, TableGraph
 from effvision.models.minkunet.inputs import Input
 from effvision.models.minkunet.network import CHANNELS, SPVCNN, SparseUNet
+from effvision.ops.folding import fuse
 from effvision.runtime.torch import TorchRuntime
 
 __all__ = ["assemble", "build", "card_network", "check_network", "graph_spec"]

@@ -19,6 +19,7 @@ class SparseConv(nn.Module):
     """
 
     bias: nn.Parameter | None
+    outputs_axis = -1  # of `weight`: see `effvision.ops.folding`
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
         super().__init__()
@@ -26,6 +27,11 @@ class SparseConv(nn.Module):
         reach = (inputs * size**3) ** -0.5
         self.kernel = nn.Parameter(torch.empty(shape).uniform_(-reach, reach))
         self.register_parameter("bias", None)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """`kernel`, as other layers call it."""
+        return self.kernel
 
     def forward(
         self, x: Tensor, kernel_map: Convolves | None, residual: Tensor | None = None, *, relu: bool = False

@@ -28,10 +28,10 @@ from effvision.clouds import Cloud
 from effvision.errors import EffvisionError
 from effvision.metrics import SegmentationScores
 from effvision.models.minkunet.convert import NETWORKS
-from effvision.models.minkunet.fusing import fuse
 from effvision.models.minkunet.inputs import SceneInput
 from effvision.models.minkunet.recipe_data import Pieces
 from effvision.models.minkunet.recipe_network import CHANNELS, INPUTS, lidar_network
+from effvision.ops.folding import fuse
 from effvision.training import load_weights
 from effvision.training_lidar import CLASSES, IGNORED, Label, lidar_folder, read_tiles
 from effvision.training_lidar_run import LidarSettings, add_commands, crossvalidate_tiles, evaluate_tiles, train_network

@@ -1,15 +1,13 @@
-"""Batch normalisation folded into the layer before it: the same function in eval mode, with fewer passes over memory."""
+"""A PVCNN for inference: batch normalisation folded, and its 3-D convolutions as the products they are run as."""
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from effvision.errors import InputError
 from effvision.models.pvcnn.layers import VolumeConv
+from effvision.ops import folding
 
 __all__ = ["fuse"]
 
@@ -17,40 +15,9 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def fuse(network: N) -> N:
-    """Return a copy of a network for inference, its batch normalisations folded into convolutions and linear layers.
-
-    The copy's `state_dict` is another one and loads no checkpoint; the network given stays as it is.
-
-    Args:
-        network: In eval mode.
-
-    Returns:
-        A copy whose outputs equal the original's to rounding.
-
-    Raises:
-        InputError: the network is in training mode, where the statistics of each batch are used.
-    """
-    if network.training:
-        raise InputError("a network in training mode cannot be fused\nhint: `fuse(network.eval())`")
-    fused = copy.deepcopy(network)
-    for block in fused.modules():
-        if isinstance(block, nn.Sequential):
-            for index in range(len(block) - 1):
-                norm = block[index + 1]
-                if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
-                    _fold(block[index], norm)
-                    block[index + 1] = nn.Identity()
+    """Return a copy for inference; see `effvision.ops.folding.fuse`."""
+    fused = folding.fuse(network)
     for layer in fused.modules():
         if isinstance(layer, VolumeConv):
             layer.keep_taps()
     return fused
-
-
-@torch.no_grad()
-def _fold(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm3d) -> None:
-    """Fold y = g (w x + b - m) / s + a into one weight and bias; in float64, so that folding itself rounds once."""
-    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
-    scale = norm.weight.double() / (variance + norm.eps).sqrt()
-    weight, bias = cast(nn.Parameter, layer.weight), cast(nn.Parameter, layer.bias)
-    weight.copy_(weight.double() * scale.view(-1, *[1] * (weight.ndim - 1)))
-    bias.copy_((bias.double() - mean) * scale + norm.bias.double())

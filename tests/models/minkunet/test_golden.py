@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from effvision.models.minkunet.convert import from_reference
-from effvision.models.minkunet.fusing import fuse
 from effvision.models.minkunet.network import SparseUNet
+from effvision.ops.folding import fuse
 
 NETWORKS = ("minkunet", "spvcnn")
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from effvision.errors import ShapeError
 from effvision.host.sparse import coarser, neighbours, pack
 from effvision.host.sparse_graph import WIDTHS, graph_arrays, owners_of, pairs_of, sum_tables, table_axes
-from effvision.models.minkunet.fusing import fuse
 from effvision.models.minkunet.graphs import PairGraph, TableGraph
 from effvision.models.minkunet.labelling import fed
 from effvision.models.minkunet.network import SPVCNN, MinkUNet, SparseUNet
+from effvision.ops.folding import fuse
 from effvision.ops.sparse_tables import picked_products, row_sums, summed_products
 
 CHANNELS = (4, 4, 5, 6, 7, 6, 5, 4, 4)

@@ -12,11 +12,11 @@ from torch import Tensor
 from effvision.errors import CheckpointError, DTypeError, InputError, RangeError, ShapeError
 from effvision.host.sparse import FARTHEST, pack, sort_keys
 from effvision.models.minkunet.convert import from_reference
-from effvision.models.minkunet.fusing import fuse
 from effvision.models.minkunet.layers import SparseConv
 from effvision.models.minkunet.maps import POINT_LEVELS, Maps, build_maps, places_of
 from effvision.models.minkunet.network import SPVCNN, MinkUNet, SparseUNet
 from effvision.ops import sparse_maps
+from effvision.ops.folding import fuse
 from sparse_grids import cloud, random_feats
 
 BOTH = pytest.mark.parametrize("kind", [MinkUNet, SPVCNN])
