@@ -70,6 +70,8 @@ class Limits:
         kept_s: Silence after which a labelled cloud is deleted.
         objects: That are followed at once.
         detector_s: Seconds that a visitor's own detector may take to open, and for each frame.
+        updates_s: Changes of an edited picture in a second; whoever sends more waits.
+        strokes: Changes of an edited picture that can be undone.
     """
 
     visitors: int = 16
@@ -86,6 +88,8 @@ class Limits:
     kept_s: float = 1800.0
     objects: int = 24
     detector_s: float = 10.0
+    updates_s: float = 40.0
+    strokes: int = 100
 
 
 class Models:
@@ -176,10 +180,7 @@ class Visitor:
 
     async def _talk(self) -> None:
         try:
-            # what only waits or loads is not run by `workers`: it must not stop the others' frames
-            model: Any = await asyncio.to_thread(self._models.get, self._runtime)
-            told = self._begin(model)
-            await self._tell("hello", **self._hello, **told, runtime=self._runtime)
+            await self._welcome()
             while True:
                 try:
                     message = await asyncio.wait_for(self._socket.receive(), self._limits.idle_s)
@@ -206,6 +207,13 @@ class Visitor:
         except Exception:
             _log.exception("a visitor's connection failed")
             await self._tell("error", text=BROKEN, ended=True)
+
+    async def _welcome(self) -> None:
+        """Load the model, begin a session, greet the page."""
+        # what only waits or loads is not run by `workers`: it must not stop the others' frames
+        model: Any = await asyncio.to_thread(self._models.get, self._runtime)
+        told = self._begin(model)
+        await self._tell("hello", **self._hello, **told, runtime=self._runtime)
 
     # -- what a tab fills in ---------------------------------------------------------------------------------------------------
 

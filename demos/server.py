@@ -19,7 +19,7 @@ from typing import Any
 
 from effvision._optional import require
 from effvision.cards import default_card, get_card
-from effvision.demos import gestures, points, tracking
+from effvision.demos import editing, gestures, points, tracking
 from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
 from effvision.demos.tabs import Tab
@@ -32,6 +32,7 @@ _TABS = {
     gestures.FAMILY: gestures.NAME,
     tracking.FAMILY: tracking.NAME,
     **dict.fromkeys(points.FAMILIES, points.NAME),
+    editing.FAMILY: editing.NAME,
 }
 _TIDY_S = 60.0
 _UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
@@ -87,11 +88,13 @@ class Server:
         try:
             moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
             followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
+            edited = first if first.family == editing.FAMILY else default_card(editing.FAMILY)
             cloudy = first if first.family in points.FAMILIES else None
             self.tabs: tuple[Tab, ...] = (
                 gestures.GesturesTab(moving, chosen, Visitors(self.limits), self._folder, self._uploads),
                 tracking.TrackingTab(followed, chosen, Visitors(self.limits), self._folder, self._uploads),
                 points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds"),
+                editing.EditingTab(edited, chosen, Visitors(self.limits), self._uploads),
             )
             opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
             opened.load()  # what cannot work is said now, not to the first visitor

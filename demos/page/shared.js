@@ -14,8 +14,9 @@ function say(text, plain = false) {
 }
 
 // A WebSocket to the server that comes back when it breaks. `hear` gets each message, `picture` each frame of a file, one after
-// another; `broken` is told before the next try. Once `ended`, the next `wake` knocks again.
-function makeLine(name, { hear, picture, broken }) {
+// another; `broken` is told before the next try. Once `ended`, the next `wake` knocks again. With `bytes` a tab reads binary messages
+// itself.
+function makeLine(name, { hear, picture, broken, bytes }) {
   let socket = null, retryMs = 500, pictures = Promise.resolve();
   const line = { ready: false, lost: false, ended: false };
   line.after = (work) => { pictures = pictures.then(work); return pictures; };
@@ -39,6 +40,7 @@ function makeLine(name, { hear, picture, broken }) {
     socket.onmessage = (event) => {
       if (mine !== socket) return;
       if (typeof event.data === "string") hear(JSON.parse(event.data));
+      else if (bytes) bytes(event.data);
       else line.after(() => showPicture(event.data)).catch(() => {}).then(() => line.tell({ do: "seen" }));
     };
     socket.onclose = () => {
