@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from effvision.incremental.inputs import (
     share,
 )
 from effvision.incremental.journal import Journal, Maps, Step, patch
+from effvision.incremental.keeping import apart, kept_maps, own, restored
 from effvision.incremental.limits import Limit, Local, Published
 from effvision.incremental.reference import ReferenceOptions, difference_mask
 from effvision.incremental.regions import Mask, Rect, covered, paint, tidy
-from effvision.incremental.report import Report, rows_of
+from effvision.incremental.report import PROMISES, Report, rows_of
 from effvision.incremental.rules import Affine
 from effvision.incremental.trace import Graph, packed, trace
 
@@ -38,14 +40,6 @@ __all__ = ["IncrementalNetwork", "Mode", "Update", "make_incremental"]
 
 Mode = Literal["local", "exact", "frozen", "reference"]
 GivenMask = Tensor | NDArray[np.bool_]
-_PROMISES = {
-    "local": "approximate: each block computes the edit grown by {halo} pixels of its own map and keeps the rest; "
-    "instance and group norms keep the statistics of the first pass",
-    "exact": "equal to the full pass up to rounding",
-    "frozen": "equal up to rounding to the full pass whose instance and group norms keep the statistics of the first pass",
-    "reference": "approximate, as published: each convolution computes the active blocks of the mask at its resolution; "
-    "instance and group norms keep the statistics of the first pass",
-}
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,8 @@ class IncrementalNetwork:
 
     Attributes:
         mode: How far a change is followed.
+        promise: What that means for the picture, in a sentence.
+        dense_macs: Multiply-adds of a full pass.
     """
 
     def __init__(
@@ -98,13 +94,13 @@ class IncrementalNetwork:
         promise: str,
     ) -> None:
         """See `make_incremental`."""
-        self.mode = mode
-        self._graph, self._device, self._limit, self._plan, self._promise = graph, device, limit, plan, promise
+        self.mode, self.promise = mode, promise
+        self._graph, self._device, self._limit, self._plan = graph, device, limit, plan
         self._kept = choose_kept(graph, every_convolution=mode == "reference")
         self._blocks = make_blocks(graph, self._kept)
         self._inputs = [graph.values[index] for index in graph.inputs]
         self._outputs = [graph.values[index] for index in graph.outputs]
-        self._dense_macs = sum(value.macs for value in graph.values)
+        self.dense_macs = sum(value.macs for value in graph.values)
         floating = next((value.dtype for value in graph.values if value.dtype.is_floating_point), torch.float32)
         self._machine = measured(device, floating)
         self._slack = {block.target.index: slack(block, self._machine) for block in self._blocks}
@@ -141,7 +137,7 @@ class IncrementalNetwork:
                 return self._first(given, start)
             changes = self._changes(given, mask, check=check)
             if not any(changes.values()):
-                return Update(self.output, ((),) * len(self._outputs), 0.0, self._dense_macs, _since(start), {})
+                return Update(self.output, ((),) * len(self._outputs), 0.0, self.dense_macs, _since(start), {})
             return self._edit(given, changes, start)
 
     @property
@@ -203,6 +199,16 @@ class IncrementalNetwork:
         self._present()
         self._journal.forget()
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the kept maps take now; 0 before the first picture."""
+        return 0 if self._maps is None else self._maps.bytes
+
+    @property
+    def journal_bytes(self) -> int:
+        """What undo and redo take now."""
+        return self._journal.bytes
+
     # --- what it does -------------------------------------------------------------------------------------------------
 
     @property
@@ -212,8 +218,42 @@ class IncrementalNetwork:
         made = sum(value.bytes for value in self._graph.values)
         held, limit = self._journal.bytes, self._journal.limit_bytes
         return Report(
-            self.mode, self._promise, rows_of(self._graph, self._kept), kept, made, held, limit, self._dense_macs
+            self.mode, self.promise, rows_of(self._graph, self._kept), kept, made, held, limit, self.dense_macs
         )
+
+    # --- more of them -------------------------------------------------------------------------------------------------
+
+    def another(self, *, journal_bytes: int | None = None) -> IncrementalNetwork:
+        """Return an engine of the same network and mode without a picture; weights are shared, nothing is traced again.
+
+        It may run in another thread beside this one.
+        """
+        return IncrementalNetwork(
+            apart(self._graph),
+            self._device,
+            mode=self.mode,
+            limit=copy.copy(self._limit),
+            plan=self._plan,
+            journal_bytes=self._journal.limit_bytes if journal_bytes is None else journal_bytes,
+            promise=self.promise,
+        )
+
+    def kept(self) -> dict[str, Tensor]:
+        """The maps kept besides the inputs, by name: what `restore` takes. They are the engine's own, not copies."""
+        return {} if self._maps is None else kept_maps(self._graph, self._kept, self._maps)
+
+    def restore(self, inputs: Tensor | Sequence[Tensor], kept: Mapping[str, Tensor]) -> Any:
+        """Take up a picture again from its inputs and what `kept` gave; nothing is computed. Return the output.
+
+        Raises:
+            InputError: inputs that do not fit.
+            StateError: maps of another network or mode. Nothing was changed.
+        """
+        given = as_tuple(inputs)
+        check_inputs(given, self._inputs, self._device)
+        self._maps = restored(self._graph, self._kept, given, kept, self._device)
+        self._journal = Journal(self._journal.limit_bytes)
+        return self.output
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -227,7 +267,7 @@ class IncrementalNetwork:
         maps = Maps()
         for value, tensor in zip(self._inputs, given, strict=True):
             check_finite(tensor, value.name)
-            maps.replace(value.index, _own(tensor), None)
+            maps.replace(value.index, own(tensor), None)
         for index, tensor in self._graph.constants.items():
             maps.replace(index, tensor, None)
         for value in self._graph.values:
@@ -238,7 +278,7 @@ class IncrementalNetwork:
         self._maps = maps
         changed = tuple(((0, value.size[0], 0, value.size[1]),) for value in self._outputs)
         how = {block.target.name: "dense" for block in self._blocks}
-        return Update(self.output, changed, self._dense_macs, self._dense_macs, _since(start), how)
+        return Update(self.output, changed, self.dense_macs, self.dense_macs, _since(start), how)
 
     def _changes(self, given: Sequence[Tensor], mask: GivenMask | None, *, check: bool) -> dict[int, list[Rect]]:
         """The rectangles of every input that changed."""
@@ -272,7 +312,7 @@ class IncrementalNetwork:
             for value, tensor in zip(self._inputs, given, strict=True):
                 for rect in changes[value.index]:
                     if rect == (0, value.size[0], 0, value.size[1]):
-                        maps.replace(value.index, _own(tensor), step)
+                        maps.replace(value.index, own(tensor), step)
                     else:
                         maps.write(value.index, rect, patch(tensor, rect), step)
             self._limit.begin(changes, share(changes, self._inputs), masks)
@@ -284,7 +324,7 @@ class IncrementalNetwork:
             raise
         self._journal.note(step)
         written = tuple(tuple(changes.get(value.index, ())) for value in self._outputs)
-        return Update(self.output, written, macs, self._dense_macs, _since(start), how, self._note(how, written))
+        return Update(self.output, written, macs, self.dense_macs, _since(start), how, self._note(how, written))
 
     def _masks(self, given: Sequence[Tensor], changes: dict[int, list[Rect]]) -> list[Mask]:
         """Difference masks of the changed pictures, where the mode asks for them."""
@@ -362,11 +402,6 @@ def _since(start: float) -> float:
     return time.perf_counter() - start
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A copy of an input that nobody else can change; channels-last, as convolutions like it."""
-    return tensor.detach().clone(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
-
-
 def make_incremental(
     network: torch.nn.Module,
     example_input: Tensor | Sequence[Tensor],
@@ -415,5 +450,5 @@ def make_incremental(
         limit=limit,
         plan=plan,
         journal_bytes=journal_bytes,
-        promise=_PROMISES[mode].format(halo=halo),
+        promise=PROMISES[mode].format(halo=halo),
     )
