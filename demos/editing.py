@@ -45,12 +45,8 @@ __all__ = ["FAMILY", "MODES", "NAME", "TITLE", "EditVisitor", "EditingTab", "hel
 NAME = "editing"
 TITLE = "Edit a scene"
 FAMILY = "sige"
-MODES: Mapping[str, str] = {
-    "local": "Each layer computes the change and a margin of 2 pixels: least work, and close to the full pass.",
-    "exact": "Each layer computes all that the change can reach: equal to the full pass up to rounding.",
-    "frozen": "As exact, but norms keep what they measured in the first picture.",
-}
-"""How far a change is followed, and what to tell a visitor of it."""
+MODES = ("local", "exact", "frozen")
+"""How far a change is followed; what a mode promises is said by the session, since it depends on the runtime too."""
 
 _FIRST_SCENE, _SCENES = 7, 10_000
 _PAINT, _FILE = 1, 2
@@ -68,7 +64,7 @@ def hello(card: Card, encoding: Encoding, runtimes: Sequence[str], limits: Limit
         "size": [encoding.size[1], encoding.size[0]],
         "names": list(encoding.names),
         "colours": encoding.colours.tolist(),
-        "modes": [{"name": name, "text": text} for name, text in MODES.items()],
+        "modes": list(MODES),
         "seed": _FIRST_SCENE,
         "seeds": _SCENES,
         "file_bytes": limits.message_bytes - _FILED.size,
@@ -89,7 +85,7 @@ class EditVisitor(Visitor):
         super().__init__(socket, **given)
         self._encoding, self._turn = encoding, turn
         self._model: Any = None
-        self._mode = next(iter(MODES))
+        self._mode = MODES[0]
         self._next = 0.0  # when the next change may come
 
     async def _welcome(self) -> None:
@@ -99,7 +95,11 @@ class EditVisitor(Visitor):
         await self._send(_packed("drawn", 0, labels=labels))
         self._model = await asyncio.to_thread(self._models.get, self._runtime)
         drawn = await self._work(self._open, self._model, self._mode, labels)
-        await self._send(_packed("drawn", 0, drawn, mode=self._mode, runtime=self._runtime))
+        await self._send(_packed("drawn", 0, drawn, **self._now()))
+
+    def _now(self) -> dict[str, str]:
+        """How the picture is drawn now."""
+        return {"mode": self._mode, "runtime": self._runtime, "promise": self._session.session.promise}
 
     def _open(self, model: Any, mode: str, labels: np.ndarray) -> Drawn:
         """Begin a painting with this map; what was painted so far is kept if that fails."""
@@ -149,11 +149,10 @@ class EditVisitor(Visitor):
             if not isinstance(error, EffvisionError):
                 _log.exception("a change could not be drawn")
             text = str(error) if isinstance(error, EffvisionError) else BROKEN
-            now = {"text": text, "mode": self._mode, "runtime": self._runtime}
-            return await self._send(_packed("refused", number, labels=self._session.labels, **now))
+            return await self._send(_packed("refused", number, labels=self._session.labels, text=text, **self._now()))
         if not isinstance(done, Drawn):
             return await self._tell("measured", id=number, **done)
-        await self._send(_packed("drawn", number, done, mode=self._mode, runtime=self._runtime))
+        await self._send(_packed("drawn", number, done, **self._now()))
 
     async def _pace(self) -> None:
         """Wait until the next change is due; what the page paints meanwhile goes into one change."""
@@ -233,7 +232,7 @@ class EditingTab:
         self.card, self.visitors, self._uploads = card, visitors, uploads
         # PyTorch first: its engine computes parts; without any the visitor reads what to install
         able = [name for name in ("torch", "onnx") if name in runtimes and (name == "torch" or bundled(card.onnx))]
-        self.models = Models(card.name, able or ["torch"])
+        self.models = Models(card.name, able or ["torch"], threads=None)  # a change is short, and one runs at a time
         self._encoding = parse_encoding(card.preprocess, card.labels)
         self._turn = threading.Lock()
 

@@ -40,7 +40,11 @@ function hear(message) {
 }
 
 const ms = (value) => (value === undefined || value === null ? "\u2013" : `${value.toFixed(value < 100 ? 1 : 0)} ms`);
-const complain = (text) => say(text.replace(/\nhint: /, "\n"));
+// It stands below the maps: what moves them while somebody paints would spoil the stroke.
+function complain(text) {
+  say(text.replace(/\nhint: /, "\n"));
+  part("message").scrollIntoView({ block: "nearest" });
+}
 
 function greet(message) {
   const first = greeting === null;
@@ -57,7 +61,7 @@ function greet(message) {
     area = new Uint8Array(columns * rows);
     tinted = sheet();
     areas = sheet();
-    part("mode").replaceChildren(...message.modes.map((one) => new Option(one.name, one.name)));
+    part("mode").replaceChildren(...message.modes.map((name) => new Option(name, name)));
     part("runtime").replaceChildren(...message.runtimes.map((one) => new Option(one.title, one.name)));
     part("runtime-box").hidden = message.runtimes.length < 2;
     makePalette();
@@ -65,7 +69,7 @@ function greet(message) {
   undos = redos = 0;
   wishes = [];
   if (!first) for (const name of ["mode", "runtime"]) if (part(name).value !== message[name]) wishes.push({ do: name, name: part(name).value });
-  if (first) nowIn(message.mode, message.runtime);
+  if (first) nowIn(message);
   cover("Loading the model ...");
   line.greeted();
   refresh();
@@ -78,10 +82,10 @@ function cover(text) {
   part("cover-text").textContent = text;
 }
 
-function nowIn(mode, runtime) {
+function nowIn({ mode, runtime, promise }) {
   part("mode").value = mode;
   part("runtime").value = runtime;
-  part("mode-note").textContent = greeting.modes.find((one) => one.name === mode)?.text ?? "";
+  if (promise) part("mode-note").textContent = `${promise[0].toUpperCase()}${promise.slice(1)}.`;
 }
 
 // -- what is asked for ----------------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ function take(data) {
   if (across) showLabels(answer.labels, given);
   clearTint();
   showArea(answer, mask, mine);
-  if (answer.mode) nowIn(answer.mode, answer.runtime);
+  if (answer.mode) nowIn(answer);
   [undos, redos] = [answer.undo, answer.redo];
   if (answer.all) begun();
   else told(answer, mine);
@@ -197,7 +201,7 @@ function refused(answer, given) {
   tint.fill(0);
   retint = true;
   showLabels([0, 0, columns, rows], given);
-  nowIn(answer.mode, answer.runtime);
+  nowIn(answer);
   complain(answer.text);
   pump();
   refresh();
@@ -435,7 +439,7 @@ function makePalette() {
   part("palette").append(...greeting.names.map((name, index) => {
     const row = document.createElement("label");
     row.className = "paint";
-    row.innerHTML = '<input type="radio" name="effvision-edit-class" /><i></i><span></span><kbd></kbd>';
+    row.innerHTML = '<input type="radio" name="effvision-edit-class" /><i></i><span></span><kbd aria-hidden="true"></kbd>';
     const [input, swatch, text, key] = row.children;
     input.value = index;
     input.onchange = () => choose(index);
@@ -501,13 +505,13 @@ async function openMap() {
   part("file").value = "";
   if (!file) return;
   const large = greeting && tooLarge(file, greeting.file_bytes);
-  if (large) return say(large);
+  if (large) return complain(large);
   try {
     const data = await file.arrayBuffer();
     stroke = (stroke + 1) >>> 0;
     say(null);
     wish({ do: "file", file: data });
-  } catch (error) { say(`${file.name} cannot be read: ${error?.message ?? error}`); }
+  } catch (error) { complain(`${file.name} cannot be read: ${error?.message ?? error}`); }
 }
 
 function save(canvas, name) {

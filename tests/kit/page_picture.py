@@ -30,7 +30,7 @@ def place(tab: Any, x: float, y: float) -> tuple[float, float]:
 
 def paint(tab: Any, name: str, wide: int, *places: tuple[float, float], hold: bool = False) -> None:
     """One stroke through these places, in pixels of the map; with `hold` the brush stays on the map."""
-    tab.locator("#editing [data-part=palette]").get_by_text(name, exact=True).click()
+    tab.get_by_role("radio", name=name, exact=True).check()
     tab.fill("#editing [data-part=size]", str(wide))
     tab.mouse.move(*place(tab, *places[0]))
     tab.mouse.down()
