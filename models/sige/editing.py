@@ -213,15 +213,13 @@ class EditState(State):
     def _show(
         self, labels: NDArray[np.uint8], output: NDArray[Any], rects: tuple[Rect, ...] | None, done: Any
     ) -> Drawn:
-        """Bring the shown pixels up to date: all of them, or those of some rectangles."""
-        changed = np.zeros(self.encoding.size, np.bool_)
+        """Show what the editor's output is now; None for `rects`: it is the first picture."""
+        picture = _pixels(output)
         if rects is None or self.picture is None:
-            changed[...] = True
-            picture = _pixels(output)
-        else:
-            picture = self.picture.copy()
+            changed = np.ones(self.encoding.size, np.bool_)
+        else:  # a block computed as a whole differs beyond the rectangles by rounding, and in mode `local` by what leaked
+            changed = np.asarray((picture != self.picture).any(2))
             for top, bottom, left, right in rects:
-                picture[top:bottom, left:right] = _pixels(output[:, :, top:bottom, left:right])
                 changed[top:bottom, left:right] = True
         self.labels, self.picture = _fixed(labels), _fixed(picture)
         return Drawn(self.picture, self.labels, changed, done.macs, done.dense_macs, done.how, done.note)
@@ -281,7 +279,9 @@ def check_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 def _pixels(output: NDArray[Any]) -> NDArray[np.uint8]:
     """(1, 3, H, W) in -1..1 to (H, W, 3) uint8."""
     values = np.clip(output[0].transpose(1, 2, 0), -1, 1)
-    found: NDArray[np.uint8] = np.rint((values + 1) * 127.5).astype(np.uint8, order="C")
+    values += 1
+    values *= 127.5
+    found: NDArray[np.uint8] = np.rint(values, out=values).astype(np.uint8, order="C")
     return found
 
 
