@@ -218,7 +218,7 @@ class EditState(State):
         if rects is None or self.picture is None:
             changed = np.ones(self.encoding.size, np.bool_)
         else:  # a block computed as a whole differs beyond the rectangles by rounding, and in mode `local` by what leaked
-            changed = np.asarray((picture != self.picture).any(2))
+            changed = _differ(picture, self.picture)
             for top, bottom, left, right in rects:
                 changed[top:bottom, left:right] = True
         self.labels, self.picture = _fixed(labels), _fixed(picture)
@@ -258,7 +258,7 @@ class EditState(State):
                 self.encoding.write(self._inputs, labels, part)
         picture = _pixels(output)
         self.labels, self.picture = _fixed(labels), _fixed(picture)
-        changed = np.asarray((picture != before).any(2))
+        changed = _differ(picture, before)
         return Drawn(picture, labels, changed, 0.0, self.editor.dense_macs)
 
 
@@ -283,6 +283,12 @@ def _pixels(output: NDArray[Any]) -> NDArray[np.uint8]:
     values *= 127.5
     found: NDArray[np.uint8] = np.rint(values, out=values).astype(np.uint8, order="C")
     return found
+
+
+def _differ(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where two pictures (H, W, 3) differ; ten times as fast as `any` over so short an axis."""
+    red, green, blue = np.moveaxis(first != second, 2, 0)
+    return np.asarray(red | green | blue)
 
 
 def _fixed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
