@@ -1,6 +1,6 @@
 """What an operation of a network does to a part of a picture: the rules, one class a kind of operation.
 
-A rule knows how intervals travel (`effvision.incremental.axes`) and computes exactly the pixels asked for, given exactly the
+A rule knows how intervals travel (`effvision.host.edit_axes`) and computes exactly the pixels asked for, given exactly the
 inputs they need. Maps are (N, C, H, W). What has no rule is computed dense, with the reason.
 """
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effvision.incremental.axes import Axis, Pad, Picked, Same, Weighted, Window
+from effvision.host.edit_axes import Axis, Pad, Picked, Same, Weighted, Window
 
 __all__ = [
     "Affine",
