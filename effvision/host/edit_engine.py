@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from numpy.typing import NDArray
 
@@ -54,7 +54,10 @@ class Update:
         return self.macs / self.dense_macs if self.dense_macs else float(bool(self.how))
 
 
-class Editing(ABC):
+B = TypeVar("B", bound=Block[Any])
+
+
+class Editing(ABC, Generic[B]):
     """A network with a memory of one picture.
 
     One engine serves one picture at a time and one thread.
@@ -70,7 +73,7 @@ class Editing(ABC):
 
     def __init__(
         self,
-        blocks: Sequence[Block[Any]],
+        blocks: Sequence[B],
         inputs: Sequence[Cell],
         outputs: Sequence[Cell],
         *,
@@ -119,11 +122,11 @@ class Editing(ABC):
         """Empty maps for a new picture, whose norms take their statistics from it."""
 
     @abstractmethod
-    def _whole(self, block: Block[Any], maps: Maps) -> Array:
+    def _whole(self, block: B, maps: Maps) -> Array:
         """Compute all of a block's target."""
 
     @abstractmethod
-    def _compute(self, block: Block[Any], choice: Choice, maps: Maps, step: Step) -> None:
+    def _compute(self, block: B, choice: Choice, maps: Maps, step: Step) -> None:
         """Compute the parts of a choice and write them into the target's map."""
 
     @abstractmethod
@@ -342,7 +345,7 @@ class Editing(ABC):
             changes[index] = rects
         return how, macs
 
-    def _choose(self, block: Block[Any], reached: list[Rect]) -> tuple[Choice, list[Rect]]:
+    def _choose(self, block: B, reached: list[Rect]) -> tuple[Choice, list[Rect]]:
         """How to compute a block, and the rectangles that change by it."""
         h, w = block.target.size
         rects = tidy(self._limit.part(block, reached), h, w, self._slack[block.target.index])
@@ -350,7 +353,7 @@ class Editing(ABC):
             return Choice("dense", [block.whole], 0.0), [block.whole] if rects else []
         return choose(block, rects, self._machine, self._plan, tiled=self._tiled(block)), rects
 
-    def _tiled(self, block: Block[Any]) -> bool:
+    def _tiled(self, block: B) -> bool:
         """Whether tiles are possible: a batch of one."""
         return all(not leaf.picture or leaf.shape[0] == 1 for leaf in block.leaves)
 

@@ -49,7 +49,7 @@ _PROMISES = {
 }
 
 
-class IncrementalNetwork(Editing):
+class IncrementalNetwork(Editing[NetworkBlock]):
     """A network with a memory of one picture; made by `make_incremental`.
 
     One engine serves one picture at a time and one thread.

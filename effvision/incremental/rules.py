@@ -87,14 +87,14 @@ class Affine(Rule):
     ) -> None:
         """Take a norm over `groups` groups of channels (None: each channel alone) of maps of h x w pixels."""
         super().__init__([(Same(h, h), Same(w, w))])
-        self._groups, self._weight, self._bias, self._eps = groups, weight, bias, eps
+        self.groups, self._weight, self._bias, self._eps = groups, weight, bias, eps
         self.scale: Tensor | None = None
         self.shift: Tensor | None = None
 
     def observe(self, x: Tensor) -> None:
         """Take the statistics of x (N, C, H, W)."""
         batch, channels = x.shape[:2]
-        groups = self._groups or channels
+        groups = self.groups or channels
         rows = x.contiguous().reshape(batch, groups, -1)
         variance, mean = torch.var_mean(rows, dim=2, correction=0)
         factor = torch.rsqrt(variance + self._eps)
