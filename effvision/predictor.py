@@ -175,9 +175,11 @@ class Predictor(ABC):
 
     @classmethod
     def _from_onnx(cls, path: Path, *, device: str, threads: int | None) -> Self:
+        from effvision.runtime.edits import driven
         from effvision.runtime.onnx import OnnxRuntime
 
-        runtime, metadata = OnnxRuntime.load(path, device=device, threads=threads)
+        file, described = OnnxRuntime.load(path, device=device, threads=threads)
+        runtime, metadata = driven(file, described)
         wanted = getattr(cls, "family", None)
         try:
             target = predictor_class(metadata.family)

@@ -8,6 +8,7 @@ dense pass is the same blocks given whole maps.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,16 @@ from effvision.export.report import ExportReport
 from effvision.export.writer import Made, check_arguments, check_graph, write_made
 from effvision.host.edit_costs import Machine
 from effvision.host.edit_limits import Limit, Local
-from effvision.host.edits import ExportedNetwork, edit_data, leaf_name, norm_names, numbering, switch_name, target_name
+from effvision.host.edits import (
+    EDITS,
+    ExportedNetwork,
+    edit_data,
+    leaf_name,
+    norm_names,
+    numbering,
+    switch_name,
+    target_name,
+)
 from effvision.incremental import IncrementalNetwork
 from effvision.incremental.blocks import NetworkBlock, choose_kept, make_blocks
 from effvision.incremental.rules import Affine
@@ -39,10 +49,8 @@ from effvision.incremental.trace import Graph, Value, trace
 from effvision.metadata import GraphSpec, Metadata, TensorSpec
 from effvision.runtime.onnx import OnnxRuntime, open_session
 
-__all__ = ["EDITS", "export_edits", "make_edits"]
+__all__ = ["export_edits", "make_edits"]
 
-EDITS = "edits"
-"""Key of the blocks' description in `Metadata.options`."""
 _HALO = 2
 _MACHINE = Machine(
     mac_s=1e-11, element_s=1e-10, kept_s=1e-10, call_s=1e-6, tile_factor=2.0
@@ -53,6 +61,7 @@ _Picture = Sequence[np.ndarray]
 def export_edits(
     network: nn.Module,
     metadata: Metadata,
+    graph: GraphSpec,
     pictures: Iterable[_Picture],
     path: str | os.PathLike[str],
     *,
@@ -64,6 +73,7 @@ def export_edits(
     Args:
         network: In eval mode; see `effvision.incremental.make_incremental`.
         metadata: Stored in the file, with the blocks' description among its options.
+        graph: Names its inputs and outputs.
         pictures: A picture and its edits, each the network's inputs as float32 arrays (N, C, H, W); the first gives the sizes.
         path: Ends in `.onnx`.
         opset: 13 to 20.
@@ -80,10 +90,11 @@ def export_edits(
     require("onnxruntime", extra="onnx")
     shown = [tuple(picture) for picture in islice(pictures, steps + 1)]
     example = tuple(torch.from_numpy(array) for array in shown[0])
-    device = next(network.parameters()).device
-    model, spec, data, graph = make_edits(network.cpu(), example, opset=opset)
-    network.to(device)
-    check = _compare(model, spec, data, graph, shown)
+    if next(network.parameters()).device.type != "cpu":
+        network = copy.deepcopy(network).cpu()
+    names = [tensor.name for tensor in graph.inputs], [tensor.name for tensor in graph.outputs]
+    model, spec, data, followed = make_edits(network, example, opset=opset, names=names)
+    check = _compare(model, spec, data, followed, shown)
     described = replace(metadata, graphs={spec.name: spec}, options={**metadata.options, EDITS: data})
     return write_made(
         target, described, {spec.name: Made(model, {**check, "warnings": [], "opset": opset}, None)}, started
@@ -91,9 +102,19 @@ def export_edits(
 
 
 def make_edits(
-    network: nn.Module, example: tuple[Tensor, ...], *, opset: int = 17
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    opset: int = 17,
+    names: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> tuple[ModelProto, GraphSpec, dict[str, Any], Graph]:
     """Return the graph of a network's blocks, its specification, the blocks' description, and what was followed in torch.
+
+    Args:
+        network: In eval mode, on the processor.
+        example: Its inputs.
+        opset: 13 to 20.
+        names: Of its inputs and outputs; default: as they are called in torch.
 
     Raises:
         ExportError: operations cannot be exported so; all are named.
@@ -104,6 +125,7 @@ def make_edits(
     blocks = make_blocks(graph, choose_kept(graph))
     inputs = [graph.values[index] for index in graph.inputs]
     outputs = [graph.values[index] for index in graph.outputs]
+    names = names or ([value.name for value in inputs], [value.name for value in outputs])
     norms = {
         value.index: (value.rule.groups or value.shape[1], float(value.given["eps"]))
         for value in graph.values
@@ -112,7 +134,7 @@ def make_edits(
     numbers = numbering(blocks, inputs)
     bodies = _write_all(graph, blocks, inputs, numbers)
     try:
-        data = edit_data(blocks, inputs, outputs, norms)
+        data = edit_data(blocks, inputs, outputs, names, norms)
         ExportedNetwork(data, lambda feed, wanted: [])  # finds out whether crops of every block fit together
     except (ValueError, ExportError) as error:
         raise ExportError(f"this network cannot be exported in blocks: {error}") from error

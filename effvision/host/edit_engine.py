@@ -23,7 +23,17 @@ from effvision.host.edit_journal import Array, Journal, Maps, Step, patch
 from effvision.host.edit_limits import Limit
 from effvision.host.regions import Mask, Rect, covered, paint, tidy
 
-__all__ = ["Editing", "Update"]
+__all__ = ["PROMISES", "Editing", "Update"]
+
+PROMISES = {
+    "local": "approximate: each block computes the edit grown by {halo} pixels of its own map and keeps the rest; "
+    "instance and group norms keep the statistics of the first pass",
+    "exact": "equal to the full pass up to rounding",
+    "frozen": "equal up to rounding to the full pass whose instance and group norms keep the statistics of the first pass",
+    "reference": "approximate, as published: each convolution computes the active blocks of the mask at its resolution; "
+    "instance and group norms keep the statistics of the first pass",
+}
+"""What the picture of each mode is compared with a full pass."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class Editing(ABC, Generic[B]):
 
     Attributes:
         mode: How far a change is followed.
+        promise: What that means for the picture, in a sentence.
+        dense_macs: Multiply-adds of a full pass.
     """
 
     failures: ClassVar[tuple[type[Exception], ...]] = ()
@@ -78,15 +90,16 @@ class Editing(ABC, Generic[B]):
         outputs: Sequence[Cell],
         *,
         mode: str,
+        promise: str,
         limit: Limit,
         plan: Plan,
         machine: Machine,
         journal_bytes: int,
     ) -> None:
-        self.mode = mode
+        self.mode, self.promise = mode, promise
         self._blocks, self._inputs, self._outputs = list(blocks), list(inputs), list(outputs)
         self._limit, self._plan, self._machine = limit, plan, machine
-        self._dense_macs = sum(block.macs for block in self._blocks)
+        self.dense_macs = sum(block.macs for block in self._blocks)
         self._slack = {block.target.index: slack(block, machine) for block in self._blocks}
         self._journal = Journal(journal_bytes)
         self._maps: Maps | None = None
@@ -169,7 +182,7 @@ class Editing(ABC, Generic[B]):
                 return self._first(given, start)
             changes = self._changes(given, mask, check=check)
             if not any(changes.values()):
-                return Update(self.output, ((),) * len(self._outputs), 0.0, self._dense_macs, _since(start), {})
+                return Update(self.output, ((),) * len(self._outputs), 0.0, self.dense_macs, _since(start), {})
             return self._edit(given, changes, start)
 
     @property
@@ -264,7 +277,7 @@ class Editing(ABC, Generic[B]):
         self._maps = maps
         changed = tuple(((0, cell.size[0], 0, cell.size[1]),) for cell in self._outputs)
         how = {block.target.name: "dense" for block in self._blocks}
-        return Update(self.output, changed, self._dense_macs, self._dense_macs, _since(start), how)
+        return Update(self.output, changed, self.dense_macs, self.dense_macs, _since(start), how)
 
     def _changes(self, given: Sequence[Array], mask: Any, *, check: bool) -> dict[int, list[Rect]]:
         """The rectangles of every input that changed."""
@@ -313,7 +326,7 @@ class Editing(ABC, Generic[B]):
             raise
         self._journal.note(step)
         written = tuple(tuple(changes.get(cell.index, ())) for cell in self._outputs)
-        return Update(self.output, written, macs, self._dense_macs, _since(start), how, self._note(how, written))
+        return Update(self.output, written, macs, self.dense_macs, _since(start), how, self._note(how, written))
 
     def _follow(self, changes: dict[int, list[Rect]], maps: Maps, step: Step) -> tuple[dict[str, str], float]:
         """Compute every block that the changes reach; `changes` grows by what they changed."""

@@ -25,12 +25,17 @@ LANES: dict[int, Any] = {8: np.int64, 4: np.int32, 2: np.int16, 1: np.int8}
 
 
 def check_arrays(given: Any, cells: Sequence[Cell]) -> tuple[NDArray[np.float32], ...]:
-    """Return one array, or a tuple of them, as a tuple.
+    """Return one array, a tuple of them, or arrays by name, as a tuple in the network's order.
 
     Raises:
         InputError: another number of inputs.
         ShapeError, DTypeError: no arrays of float32, or of other shapes than the network was exported with.
     """
+    if isinstance(given, Mapping):
+        names = [cell.name for cell in cells]
+        if set(given) != set(names):
+            raise InputError(f"the network takes {', '.join(names)}; given are {', '.join(sorted(map(str, given)))}")
+        given = [given[name] for name in names]
     arrays = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     if len(arrays) != len(cells):
         raise InputError(f"{len(arrays)} inputs given, the network takes {len(cells)}\nhint: give them as one tuple")

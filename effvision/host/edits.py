@@ -12,18 +12,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from effvision.errors import InputError, ModelFileError, RangeError
+from effvision.errors import InputError, ModelFileError, RangeError, StateError
 from effvision.host.edit_axes import Span
 from effvision.host.edit_blocks import Block
 from effvision.host.edit_costs import Choice, Machine, Plan
 from effvision.host.edit_crops import CropBlock, MapCell, block_data, blocks_from_data
-from effvision.host.edit_engine import Editing
+from effvision.host.edit_engine import PROMISES, Editing
 from effvision.host.edit_inputs import check_arrays, check_finite, find_change, missed
-from effvision.host.edit_journal import Maps, Step, patch
+from effvision.host.edit_journal import Journal, Maps, Step, patch
 from effvision.host.edit_limits import Limit, Local
 from effvision.host.regions import Mask, Rect
 
 __all__ = [
+    "EDITS",
     "ExportedNetwork",
     "Run",
     "edit_data",
@@ -36,6 +37,8 @@ __all__ = [
 
 Run = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], Sequence[NDArray[Any]]]
 """Runs the graph on all its inputs, by name; returns the outputs asked for."""
+EDITS = "edits"
+"""Key of the blocks' description among the options of a file's description."""
 _FORMAT = 1
 _MODES = Literal["local", "exact", "frozen"]
 # What things cost ONNX Runtime relative to each other, on one thread of a processor with AVX2. Only ratios matter.
@@ -71,7 +74,11 @@ def numbering(blocks: Sequence[Block[Any]], inputs: Sequence[Any]) -> dict[int, 
 
 
 def edit_data(
-    blocks: Sequence[Block[Any]], inputs: Sequence[Any], outputs: Sequence[Any], norms: Mapping[int, tuple[int, float]]
+    blocks: Sequence[Block[Any]],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    names: tuple[Sequence[str], Sequence[str]],
+    norms: Mapping[int, tuple[int, float]],
 ) -> dict[str, Any]:
     """Write a network's blocks as plain data for the file's description.
 
@@ -79,6 +86,7 @@ def edit_data(
         blocks: In an order in which they can be computed; none dense.
         inputs: Values of the network.
         outputs: Likewise.
+        names: Those by which inputs and outputs are known outside.
         norms: Of every value that is a norm whose statistics the graph is given: groups of channels, and what is added to the
             variance.
 
@@ -88,8 +96,10 @@ def edit_data(
     numbers = numbering(blocks, inputs)
     return {
         "format": _FORMAT,
-        "inputs": [[numbers[value.index], value.name, list(value.shape)] for value in inputs],
-        "outputs": [numbers[value.index] for value in outputs],
+        "inputs": [
+            [numbers[value.index], name, list(value.shape)] for value, name in zip(inputs, names[0], strict=True)
+        ],
+        "outputs": [[numbers[value.index], name] for value, name in zip(outputs, names[1], strict=True)],
         "blocks": [block_data(block, numbers, norms) for block in blocks],
     }
 
@@ -101,6 +111,7 @@ class ExportedNetwork(Editing[CropBlock]):
 
     Attributes:
         mode: How far a change is followed.
+        cells: The inputs, and the outputs by name.
     """
 
     failures = (RuntimeError, MemoryError)
@@ -136,11 +147,20 @@ class ExportedNetwork(Editing[CropBlock]):
             ModelFileError: the data are damaged or of a newer format.
         """
         inputs, outputs, blocks = _read(data)
+        self.cells: tuple[tuple[MapCell, ...], dict[str, MapCell]] = (tuple(inputs), outputs)
         normed = [cell for block in blocks for cell in block.members if cell.norm]
         _check_choice(mode, plan, halo, journal_bytes, normed=bool(normed))
         limit = Local(halo) if mode == "local" else Limit()
         super().__init__(
-            blocks, inputs, outputs, mode=mode, limit=limit, plan=plan, machine=machine, journal_bytes=journal_bytes
+            blocks,
+            inputs,
+            list(outputs.values()),
+            mode=mode,
+            promise=PROMISES[mode].format(halo=halo),
+            limit=limit,
+            plan=plan,
+            machine=machine,
+            journal_bytes=journal_bytes,
         )
         self._run = run
         self._statistics: dict[str, NDArray[Any]] = {}
@@ -154,6 +174,42 @@ class ExportedNetwork(Editing[CropBlock]):
             scale, shift, _ = norm_names(cell.index)
             self._statistics[scale] = np.ones((*cell.shape[:2], 1, 1), np.float32)
             self._statistics[shift] = np.zeros((*cell.shape[:2], 1, 1), np.float32)
+
+    # --- a picture taken out and put in again -------------------------------------------------------------------------
+
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """The maps kept besides the inputs, and the statistics that norms keep, by name; the engine's own, not copies."""
+        if self._maps is None:
+            return {}
+        maps = {block.target.name: self._maps[block.target.index] for block in self._blocks}
+        return {**maps, **self._statistics}
+
+    def restore(self, inputs: Any, kept: Mapping[str, NDArray[Any]]) -> Any:
+        """Take up a picture again from its inputs and what `kept` gave; nothing is computed. Return the output.
+
+        Raises:
+            InputError: inputs that do not fit.
+            StateError: maps of another network or engine. Nothing was changed.
+        """
+        given = self._given(inputs)
+        wanted = {block.target.name: block.target.shape for block in self._blocks}
+        wanted |= {name: array.shape for name, array in self._statistics.items()}
+        if set(kept) != set(wanted):
+            odd = sorted(set(kept) ^ set(wanted))
+            raise StateError(f"these are the maps of another network or engine: they differ in {', '.join(odd[:4])}")
+        for name, shape in wanted.items():
+            if kept[name].shape != shape or kept[name].dtype != np.float32:
+                raise StateError(
+                    f"`{name}` is {kept[name].shape} {kept[name].dtype}; this network's is {shape} float32"
+                )
+        maps = Maps()
+        for cell, array in zip(self._inputs, given, strict=True):
+            maps.replace(cell.index, self._own(array), None)
+        for block in self._blocks:
+            maps.replace(block.target.index, self._own(kept[block.target.name]), None)
+        self._statistics = {name: self._own(kept[name]) for name in self._statistics}
+        self._maps, self._journal = maps, Journal(self._journal.limit_bytes)
+        return self.output
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -249,7 +305,7 @@ def _check_choice(mode: str, plan: str, halo: int, journal_bytes: int, *, normed
         raise RangeError(f"halo = {halo}, journal_bytes = {journal_bytes}\nhint: neither can be negative")
 
 
-def _read(data: Mapping[str, Any]) -> tuple[list[MapCell], list[MapCell], list[CropBlock]]:
+def _read(data: Mapping[str, Any]) -> tuple[list[MapCell], dict[str, MapCell], list[CropBlock]]:
     """Read what `edit_data` wrote: inputs, outputs and blocks."""
     try:
         if int(data["format"]) > _FORMAT:
@@ -263,7 +319,7 @@ def _read(data: Mapping[str, Any]) -> tuple[list[MapCell], list[MapCell], list[C
             cells[number] = MapCell(int(number), str(name), (int(n), int(c), int(h), int(w)))
             inputs.append(cells[number])
         blocks = blocks_from_data(data["blocks"], cells)
-        return inputs, [cells[number] for number in data["outputs"]], blocks
+        return inputs, {str(name): cells[number] for number, name in data["outputs"]}, blocks
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ModelFileError(
             f"the description of the network's blocks is damaged ({type(error).__name__}: {error})\n"

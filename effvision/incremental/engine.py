@@ -13,7 +13,7 @@ from torch import Tensor
 
 from effvision.errors import InputError, RangeError
 from effvision.host.edit_costs import Choice, Machine, Plan
-from effvision.host.edit_engine import Editing, Update
+from effvision.host.edit_engine import PROMISES, Editing, Update
 from effvision.host.edit_journal import Step
 from effvision.host.edit_limits import Limit, Local
 from effvision.host.regions import Mask, Rect, tidy
@@ -39,14 +39,6 @@ from effvision.incremental.trace import Graph, packed, trace
 __all__ = ["IncrementalNetwork", "Mode", "Update", "make_incremental"]
 
 Mode = Literal["local", "exact", "frozen", "reference"]
-_PROMISES = {
-    "local": "approximate: each block computes the edit grown by {halo} pixels of its own map and keeps the rest; "
-    "instance and group norms keep the statistics of the first pass",
-    "exact": "equal to the full pass up to rounding",
-    "frozen": "equal up to rounding to the full pass whose instance and group norms keep the statistics of the first pass",
-    "reference": "approximate, as published: each convolution computes the active blocks of the mask at its resolution; "
-    "instance and group norms keep the statistics of the first pass",
-}
 
 
 class IncrementalNetwork(Editing[NetworkBlock]):
@@ -74,7 +66,7 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         machine: Machine | None = None,
     ) -> None:
         """See `make_incremental`; `machine` is what things cost, if that is not to be measured."""
-        self._graph, self._device, self._promise = graph, device, promise
+        self._graph, self._device = graph, device
         self._kept = choose_kept(graph, every_convolution=mode == "reference")
         floating = next((value.dtype for value in graph.values if value.dtype.is_floating_point), torch.float32)
         super().__init__(
@@ -82,12 +74,13 @@ class IncrementalNetwork(Editing[NetworkBlock]):
             [graph.values[index] for index in graph.inputs],
             [graph.values[index] for index in graph.outputs],
             mode=mode,
+            promise=promise,
             limit=limit,
             plan=plan,
             machine=machine or measured(device, floating),
             journal_bytes=journal_bytes,
         )
-        self._dense_macs = sum(value.macs for value in graph.values)
+        self.dense_macs = sum(value.macs for value in graph.values)
 
     # --- what it does -------------------------------------------------------------------------------------------------
 
@@ -98,7 +91,7 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         made = sum(value.bytes for value in self._graph.values)
         held, limit = self._journal.bytes, self._journal.limit_bytes
         return Report(
-            self.mode, self._promise, rows_of(self._graph, self._kept), kept, made, held, limit, self._dense_macs
+            self.mode, self.promise, rows_of(self._graph, self._kept), kept, made, held, limit, self.dense_macs
         )
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -218,5 +211,5 @@ def make_incremental(
         limit=limit,
         plan=plan,
         journal_bytes=journal_bytes,
-        promise=_PROMISES[mode].format(halo=halo),
+        promise=PROMISES[mode].format(halo=halo),
     )
