@@ -178,8 +178,7 @@ class Predictor(ABC):
         from effvision.runtime.edits import driven
         from effvision.runtime.onnx import OnnxRuntime
 
-        file, described = OnnxRuntime.load(path, device=device, threads=threads)
-        runtime, metadata = driven(file, described)
+        file, metadata = OnnxRuntime.load(path, device=device, threads=threads)
         wanted = getattr(cls, "family", None)
         try:
             target = predictor_class(metadata.family)
@@ -193,7 +192,7 @@ class Predictor(ABC):
                 f"hint: from effvision import {target.__name__}; {target.__name__}.from_pretrained({str(path)!r})"
             )
         try:
-            return cast("Self", target(runtime, metadata))
+            return cast("Self", target(*driven(file, metadata)))
         except ModelFileError as error:  # the family knows what is wrong, not where it came from
             raise ModelFileError(f"{path}: {error}\nhint: export it again") from error
 

@@ -39,7 +39,7 @@ class Body:
         numbers: The number in the file of every value.
         prefix: Of the names of constants, and of what lies inside an operation.
         nodes, constants: Of the graph.
-        shown: Names of outputs, and what they show: what norms normalise.
+        shown: Values that norms normalise.
     """
 
     values: Sequence[Value]
@@ -48,7 +48,7 @@ class Body:
     prefix: str
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
-    shown: list[tuple[str, str]] = field(default_factory=list)
+    shown: set[int] = field(default_factory=set)
     _held: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def node(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
@@ -272,9 +272,9 @@ def _batch_norm(w: Written) -> None:
 
 def _statistics(w: Written) -> None:
     """An instance or group norm: scale and shift are inputs of the graph; weight and bias change those, not the map."""
-    scale, shift, shown = norm_names(w.body.numbers[w.value.index])
+    scale, shift = norm_names(w.body.numbers[w.value.index])
     weight, bias = w.given.get("weight"), w.given.get("bias")
-    w.body.shown.append((shown, w.inputs[0]))
+    w.body.shown.add(w.value.inputs[0])
     if weight is not None:
         held = w.body.constant(weight.numpy(force=True).reshape(-1, 1, 1))
         scale, shift = w.body.node("Mul", [scale, held]), w.body.node("Mul", [shift, held])

@@ -39,6 +39,7 @@ from effvision.host.edits import (
     leaf_name,
     norm_names,
     numbering,
+    shown_name,
     switch_name,
     target_name,
 )
@@ -186,9 +187,10 @@ def _assemble(
         for value in block.members:
             if isinstance(value.rule, Affine):
                 n, c = value.shape[:2]
-                inputs += [TensorSpec(name, (n, c, 1, 1)) for name in norm_names(numbers[value.index])[:2]]
+                inputs += [TensorSpec(name, (n, c, 1, 1)) for name in norm_names(numbers[value.index])]
         given = [(target_name(target), body.names[block.target.index], block.target.shape)]
-        given += [(name, made, _shape_of(block, body, made)) for name, made in body.shown]
+        inside = [value for value in block.members if value.index in body.shown]
+        given += [(shown_name(numbers[value.index]), body.names[value.index], value.shape) for value in inside]
         taken = [_open(name, shape) for name, _, shape in given]
         outputs += taken
         inner = [replace(spec, name=made) for spec, (_, made, _) in zip(taken, given, strict=True)]
@@ -206,11 +208,6 @@ def _assemble(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="effvision")
     model.ir_version = IR_OF_OPSET[opset]
     return model, GraphSpec("step", tuple(inputs), tuple(outputs))
-
-
-def _shape_of(block: NetworkBlock, body: Body, name: str) -> tuple[int, ...]:
-    """Shape of the value that has a name in a block's graph."""
-    return next(v.shape for v in (*block.leaves, *block.members) if body.names[v.index] == name)
 
 
 def _open(name: str, shape: Sequence[int]) -> TensorSpec:

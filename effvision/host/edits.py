@@ -31,6 +31,7 @@ __all__ = [
     "leaf_name",
     "norm_names",
     "numbering",
+    "shown_name",
     "switch_name",
     "target_name",
 ]
@@ -60,9 +61,14 @@ def target_name(target: int) -> str:
     return f"y_{target}"
 
 
-def norm_names(norm: int) -> tuple[str, str, str]:
-    """Of a norm: the inputs that take scale and shift (N, C, 1, 1), and the output that shows what it normalises."""
-    return f"scale_{norm}", f"shift_{norm}", f"norm_{norm}"
+def norm_names(norm: int) -> tuple[str, str]:
+    """The graph's inputs that take scale and shift of a norm, (N, C, 1, 1)."""
+    return f"scale_{norm}", f"shift_{norm}"
+
+
+def shown_name(value: int) -> str:
+    """The graph's output that gives what a norm normalises, a value inside of a block."""
+    return f"in_{value}"
 
 
 def numbering(blocks: Sequence[Block[Any]], inputs: Sequence[Any]) -> dict[int, int]:
@@ -171,7 +177,7 @@ class ExportedNetwork(Editing[CropBlock]):
                 name = leaf_name(block.target.index, leaf.index)
                 self._idle[name] = np.zeros((*leaf.shape[:2], 1, 1), np.float32)
         for cell in normed:
-            scale, shift, _ = norm_names(cell.index)
+            scale, shift = norm_names(cell.index)
             self._statistics[scale] = np.ones((*cell.shape[:2], 1, 1), np.float32)
             self._statistics[shift] = np.zeros((*cell.shape[:2], 1, 1), np.float32)
 
@@ -246,8 +252,10 @@ class ExportedNetwork(Editing[CropBlock]):
         if self._maps is None:  # the first picture gives the statistics, one norm after the other
             for cell in block.members:
                 if cell.norm:
-                    scale, shift, shown = norm_names(cell.index)
-                    found = self._call(block, leaves, shown)
+                    scale, shift = norm_names(cell.index)
+                    source = cell.inputs[0]
+                    inside = all(source != leaf.index for leaf in block.leaves)
+                    found = self._call(block, leaves, shown_name(source)) if inside else maps[source]
                     self._statistics[scale], self._statistics[shift] = _statistics(found, *cell.norm)
         target = self._call(block, leaves, target_name(block.target.index))
         shared = any(np.may_share_memory(target, leaf) for leaf in leaves)

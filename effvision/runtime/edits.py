@@ -1,4 +1,4 @@
-"""An exported file of blocks, seen as the network it was made of: one graph from pictures to pictures, and engines that edit."""
+"""An exported file of blocks, seen as the network it was made of: a graph from pictures to pictures, and engines that edit."""
 
 from __future__ import annotations
 
