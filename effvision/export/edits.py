@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -21,11 +21,12 @@ import onnx
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from effvision._files import as_path
 from effvision._optional import require
 from effvision.errors import ExportError
-from effvision.export.check import MAX_ABS, RELATIVE_RMS
+from effvision.export.check import MAX_ABS, RELATIVE_RMS, SMALLEST
 from effvision.export.edit_operators import Body, Unwritable, write_value
 from effvision.export.opset import IR_OF_OPSET
 from effvision.export.report import ExportReport
@@ -43,7 +44,7 @@ from effvision.host.edits import (
     switch_name,
     target_name,
 )
-from effvision.incremental import IncrementalNetwork
+from effvision.incremental import IncrementalNetwork, Mode
 from effvision.incremental.blocks import NetworkBlock, choose_kept, make_blocks
 from effvision.incremental.rules import Affine
 from effvision.incremental.trace import Graph, Value, trace
@@ -223,6 +224,36 @@ def _info(spec: TensorSpec) -> onnx.ValueInfoProto:
 # --- the check --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class _Difference:
+    """How far two engines' outputs are apart, all compared so far."""
+
+    worst: float = 0.0
+    squares: float = 0.0
+    total: float = 0.0
+
+    def add(self, wanted: np.ndarray, got: np.ndarray, where: str) -> None:
+        """Take one output.
+
+        Raises:
+            ExportError: they differ by more than the limit.
+        """
+        far = float(np.abs(wanted - got).max())
+        allowed = MAX_ABS * max(SMALLEST, float(np.abs(wanted).max()))
+        if not far <= allowed:  # NaN fails too
+            raise ExportError(
+                f"the exported graph differs from PyTorch: {where} by {far:.1e}, allowed {allowed:.1e}\n"
+                "hint: an operator was written wrongly; no file was left"
+            )
+        self.worst, self.squares = max(self.worst, far), self.squares + float(((wanted - got) ** 2).sum())
+        self.total += float((wanted**2).sum())
+
+    @property
+    def relative(self) -> float:
+        """Root mean square of the differences over that of the numbers."""
+        return (self.squares / self.total) ** 0.5 if self.total else 0.0
+
+
 def _compare(
     model: ModelProto, spec: GraphSpec, data: dict[str, Any], graph: Graph, pictures: Sequence[tuple[np.ndarray, ...]]
 ) -> dict[str, Any]:
@@ -233,28 +264,11 @@ def _compare(
     """
     session = open_session(model.SerializeToString(deterministic=True))
     runtime = OnnxRuntime({spec.name: session}, {spec.name: spec})
-    worst, squares, total = 0.0, 0.0, 0.0
     normed = any(isinstance(value.rule, Affine) for value in graph.values)
-    for mode in ("local", "frozen" if normed else "exact"):
-        limit: Limit = Local(_HALO) if mode == "local" else Limit()
-        wanted = IncrementalNetwork(
-            graph,
-            torch.device("cpu"),
-            mode=mode,
-            limit=limit,
-            plan="rectangles",
-            journal_bytes=1 << 30,
-            promise="",
-            machine=_MACHINE,
-        )
-        engine = ExportedNetwork(
-            data,
-            lambda feed, names: list(runtime.run("step", feed, names).values()),
-            mode=mode,
-            halo=_HALO,
-            plan="rectangles",
-            machine=_MACHINE,
-        )
+    found = _Difference()
+    exact: Mode = "frozen" if normed else "exact"
+    for mode in ("local", exact):
+        wanted, engine = _engines(runtime, data, graph, mode)
         for number, picture in enumerate(pictures):
             wanted.update(tuple(torch.from_numpy(array) for array in picture))
             engine.update(picture)
@@ -264,31 +278,44 @@ def _compare(
                     one.redo()
                     one.redo()
             for place, (first, second) in enumerate(zip(_outputs(wanted), _outputs(engine), strict=True)):
-                far = float(np.abs(first - second).max())
-                allowed = MAX_ABS * max(1e-3, float(np.abs(first).max()))
-                if not far <= allowed:  # NaN fails too
-                    raise ExportError(
-                        f"the exported graph differs from PyTorch: output {place} by {far:.1e} after edit {number} in mode "
-                        f"{mode}, allowed {allowed:.1e}\nhint: an operator was written wrongly; no file was left"
-                    )
-                worst, squares = max(worst, far), squares + float(((first - second) ** 2).sum())
-                total += float((first**2).sum())
-    relative = (squares / total) ** 0.5 if total else 0.0
-    if relative > RELATIVE_RMS:
+                found.add(first, second, f"output {place} after edit {number} in mode {mode}")
+    if found.relative > RELATIVE_RMS:
         raise ExportError(
-            f"the exported graph differs from PyTorch: relative rms {relative:.1e}, allowed {RELATIVE_RMS:.0e}"
+            f"the exported graph differs from PyTorch: relative rms {found.relative:.1e}, allowed {RELATIVE_RMS:.0e}"
         )
     return {
         "steps": len(pictures),
         "batches": [int(pictures[0][0].shape[0])],
-        "max_abs": float(f"{worst:.1e}"),
-        "relative_rms": float(f"{relative:.1e}"),
+        "max_abs": float(f"{found.worst:.1e}"),
+        "relative_rms": float(f"{found.relative:.1e}"),
     }
+
+
+def _engines(
+    runtime: OnnxRuntime, data: dict[str, Any], graph: Graph, mode: Mode
+) -> tuple[IncrementalNetwork, ExportedNetwork]:
+    """The engine in torch and that of the file, which choose the same rectangles."""
+    limit = Local(_HALO) if mode == "local" else Limit()
+    wanted = IncrementalNetwork(
+        graph,
+        torch.device("cpu"),
+        mode=mode,
+        limit=limit,
+        plan="rectangles",
+        journal_bytes=1 << 30,
+        promise="",
+        machine=_MACHINE,
+    )
+
+    def run(feed: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+        return list(runtime.run("step", feed, names).values())
+
+    return wanted, ExportedNetwork(data, run, mode=mode, halo=_HALO, plan="rectangles", machine=_MACHINE)
 
 
 def _outputs(engine: Any) -> list[np.ndarray]:
     """The outputs as arrays, one after the other."""
     found = engine.output
     if isinstance(engine, IncrementalNetwork):
-        return [tensor.numpy() for tensor in torch.utils._pytree.tree_leaves(found)]
+        return [tensor.numpy() for tensor in tree_leaves(found)]
     return list(found) if isinstance(found, tuple) else [found]
