@@ -20,31 +20,13 @@ from effvision.host.edit_axes import Axis, Pad, Picked, Spread, Window
 from effvision.host.edits import norm_names
 from effvision.incremental.trace import Slot, Value
 
-__all__ = ["Body", "Piece", "Unwritable", "part_of", "write_value"]
+__all__ = ["Body", "Unwritable", "write_value"]
 
 _FAR = np.iinfo(np.int64).max
 
 
 class Unwritable(Exception):
     """An operation has no form for maps of any size; says why."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some output channels of a convolution, written as a convolution of their own.
-
-    Attributes:
-        convolution: Of which.
-        start, end: The channels.
-        activation: What it goes through.
-        plus: What is added to it.
-    """
-
-    convolution: Value
-    start: int
-    end: int
-    activation: Value | None = None
-    plus: float = 0.0
 
 
 @dataclass
@@ -58,7 +40,6 @@ class Body:
         prefix: Of the names of constants, and of what lies inside an operation.
         nodes, constants: Of the graph.
         shown: Values that norms normalise.
-        pieces: See `find_pieces`.
     """
 
     values: Sequence[Value]
@@ -68,7 +49,6 @@ class Body:
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
     shown: set[int] = field(default_factory=set)
-    pieces: Mapping[int, Piece | None] = field(default_factory=dict)
     _held: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def node(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
@@ -96,9 +76,9 @@ class Body:
 class Written:
     """One value, about to be written: its inputs by name, its arguments, its result's name."""
 
-    def __init__(self, body: Body, value: Value, inputs: Sequence[str] | None = None) -> None:
+    def __init__(self, body: Body, value: Value) -> None:
         self.body, self.value, self.given = body, value, value.given
-        self.inputs = [body.names[source] for source in value.inputs] if inputs is None else list(inputs)
+        self.inputs = [body.names[source] for source in value.inputs]
         self.name = f"v{body.numbers[value.index]}"
         self.channels = body.values[value.inputs[0]].shape[1]
 
@@ -144,13 +124,8 @@ def _kernel(argument: Any) -> list[int]:
     return [int(size) for size in (argument if len(argument) == 2 else [argument[0]] * 2)]
 
 
-def _convolution(w: Written, piece: Piece | None = None) -> None:
+def _convolution(w: Written) -> None:
     weight, bias = w.given["weight"], w.given.get("bias")
-    if piece is not None:
-        weight = weight[piece.start : piece.end].numpy(force=True)
-        bias = None if bias is None else bias[piece.start : piece.end].numpy(force=True)
-        if piece.plus:
-            bias = (0.0 if bias is None else bias) + np.full(piece.end - piece.start, piece.plus, np.float32)
     inputs = [w.inputs[0], w.body.constant(weight)] + ([] if bias is None else [w.body.constant(bias)])
     dilation = _kernel(w.given["dilation"])
     w.put("Conv", *inputs, group=int(w.given["groups"]), dilations=dilation, **_window(w))
@@ -262,26 +237,25 @@ def _cut(w: Written, starts: list[int], ends: list[int], axes: list[int], steps:
 
 
 def _part(w: Written) -> None:
-    """One of several parts along the channels."""
-    start, end = part_of(w.value, w.channels)
-    _cut(w, [start], [end], [1], [1])
-
-
-def part_of(value: Value, channels: int) -> tuple[int, int]:
-    """The channels that a part has of what is split, `channels` in all.
-
-    Raises:
-        Unwritable: that is not known now.
-    """
-    number, given = value.part, value.given
+    """One of several pieces along the channels."""
+    number, count = w.value.part, w.channels
     if number is None:
         raise Unwritable("it has several results")
-    sizes = given.get("split_sizes", given.get("split_size"))
-    if isinstance(sizes, (list, tuple)):
-        ends = [0, *np.cumsum(sizes).tolist()]
-        return ends[number], ends[number + 1]
-    size = -(-channels // int(given["chunks"])) if sizes is None else int(sizes)
-    return number * size, min((number + 1) * size, channels)
+    name = w.value.operation
+    if name == "split_with_sizes":
+        ends = np.cumsum(w.given["split_sizes"])
+        start = int(ends[number - 1]) if number else 0
+        end = int(ends[number])
+    else:
+        if name == "chunk":
+            size = -(-count // int(w.given["chunks"]))
+        else:
+            given = w.given["split_size"]
+            if not isinstance(given, int):
+                raise Unwritable("its sizes are no number")
+            size = given
+        start, end = number * size, min((number + 1) * size, count)
+    _cut(w, [start], [end], [1], [1])
 
 
 def _batch_norm(w: Written) -> None:
@@ -456,9 +430,6 @@ def write_value(body: Body, value: Value) -> None:
     """
     if value.rule is None:
         raise Unwritable(value.reason)
-    if value.index in body.pieces:
-        _write_piece(body, value)
-        return
     form = _FORMS.get(value.operation)
     if form is None:
         raise Unwritable("it is not among those that are exported")
@@ -467,19 +438,3 @@ def write_value(body: Body, value: Value) -> None:
     written = Written(body, value)
     form(written)
     body.names[value.index] = written.name
-
-
-def _write_piece(body: Body, value: Value) -> None:
-    """Write a piece of a convolution in place of `value`; nothing in place of what only leads to pieces."""
-    piece = body.pieces[value.index]
-    if piece is None:
-        return
-    made = Written(body, piece.convolution)
-    name = f"v{body.numbers[value.index]}"
-    made.name = name if piece.activation is None else f"{name}_"
-    _convolution(made, piece)
-    if piece.activation is not None:
-        active = Written(body, piece.activation, [made.name])
-        active.name = name
-        _FORMS[piece.activation.operation](active)
-    body.names[value.index] = name

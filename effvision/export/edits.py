@@ -28,7 +28,6 @@ from effvision._optional import require
 from effvision.errors import ExportError
 from effvision.export.check import MAX_ABS, RELATIVE_RMS, SMALLEST
 from effvision.export.edit_operators import Body, Unwritable, write_value
-from effvision.export.edit_pieces import find_pieces
 from effvision.export.opset import IR_OF_OPSET
 from effvision.export.report import ExportReport
 from effvision.export.writer import Made, check_arguments, check_graph, write_made
@@ -156,7 +155,7 @@ def _write_all(
     for block in blocks:
         target = numbers[block.target.index]
         names = {leaf.index: leaf_name(target, numbers.get(leaf.index, 0)) for leaf in block.leaves}
-        body = Body(graph.values, names, numbers, f"b{target}_", pieces=find_pieces(block))
+        body = Body(graph.values, names, numbers, f"b{target}_")
         for value in block.members:
             try:
                 write_value(body, value)
