@@ -43,7 +43,7 @@ EDITS = "edits"
 _FORMAT = 1
 _MODES = Literal["local", "exact", "frozen"]
 # What things cost ONNX Runtime relative to each other, on one thread of a processor with AVX2. Only ratios matter.
-_MACHINE = Machine(mac_s=3e-11, element_s=6e-10, kept_s=6e-10, call_s=3e-6, tile_factor=2.0)
+_MACHINE = Machine(mac_s=1.2e-11, element_s=2.5e-10, kept_s=2.5e-10, call_s=5e-6, tile_factor=2.0)
 
 
 def switch_name(target: int) -> str:
