@@ -25,14 +25,14 @@ def add_run(command: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together. For "
-        "models of clouds: files of points, folders, globs",
+        "models of clouds: files of points, folders, globs. For models that edit pictures: label maps in order, or folders",
     )
     command.add_argument(
         "--save",
         metavar="FILE",
         type=Path,
         help="write the annotated video (.mp4, .avi) or picture (.jpg, .png), or the labelled cloud (.ply, .npz, .png, .json); "
-        "for several sources a folder",
+        "for several sources a folder. Edited pictures: the last one (.png, .jpg), or a folder for all",
     )
     command.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
     command.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
@@ -42,6 +42,11 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--drop-nonfinite", action="store_true", help="leave out points of a cloud that hold NaN")
     command.add_argument(
         "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
+    )
+    command.add_argument(
+        "--mode",
+        choices=("local", "exact", "frozen", "reference"),
+        help="of models that edit pictures (sige): how far a change is followed (default: local)",
     )
     _add_tracking(command)
 
