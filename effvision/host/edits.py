@@ -298,7 +298,7 @@ def _check_choice(mode: str, plan: str, halo: int, journal_bytes: int, *, normed
     if mode == "reference":
         raise InputError(
             "mode 'reference' (the published masks and blocks) needs the network itself, not an exported file\n"
-            "hint: load the card with runtime='torch', or use mode 'local'"
+            "hint: load the card with runtime='torch' (--runtime torch), or use mode 'local'"
         )
     if mode not in get_args(_MODES):
         raise InputError(f"mode {mode!r} is unknown\nhint: one of {', '.join(get_args(_MODES))}")
