@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 from effvision.host.edit_axes import Axis, Span
@@ -100,16 +101,21 @@ class Block(Generic[V]):
     _ways: dict[tuple[Any, ...], Span | None] = field(default_factory=dict)
     _kinds: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def whole(self) -> Rect:
         """All of the target."""
         h, w = self.target.size
         return 0, h, 0, w
 
-    @property
+    @cached_property
     def macs(self) -> float:
         """Multiply-adds of computing all of it."""
         return sum(value.macs for value in self.members)
+
+    @cached_property
+    def elements(self) -> int:
+        """Numbers that computing all of it passes through."""
+        return sum(value.elements for value in self.members)
 
     def walk(self, axis: int, lo: int, hi: int) -> Walk:
         """What has to be computed along an axis (0 rows, 1 columns) for pixels [lo, hi) of the target."""

@@ -48,11 +48,13 @@ class Choice:
         how: `dense`, `rectangles` or `tiles`.
         parts: The rectangles of its target; the whole for `dense`.
         seconds: What the model predicts.
+        macs: Multiply-adds.
     """
 
     how: str
     parts: list[Rect]
     seconds: float
+    macs: float
 
 
 def work(block: Block[Any], rows: Walk, columns: Walk) -> tuple[float, float]:
@@ -78,7 +80,7 @@ def _seconds(machine: Machine, macs: float, elements: float, calls: float) -> fl
 
 def slack(block: Block[Any], machine: Machine) -> float:
     """Pixels of the target that cost as much as one part more."""
-    each = _seconds(machine, block.macs, sum(value.elements for value in block.members), 0) / area(block.whole)
+    each = _seconds(machine, block.macs, block.elements, 0) / area(block.whole)
     return machine.call_s * (len(block.members) + 3) / max(each, 1e-12)
 
 
@@ -93,15 +95,14 @@ def choose(block: Block[Any], rects: Sequence[Rect], machine: Machine, plan: Pla
         tiled: Whether tiles are possible: a batch of one.
     """
     calls = len(block.members) + 3
-    everything = sum(value.elements for value in block.members)
     kept = machine.kept_s * block.target.elements
-    dense = Choice("dense", [block.whole], _seconds(machine, block.macs, everything, calls) + kept)
+    dense = Choice("dense", [block.whole], _seconds(machine, block.macs, block.elements, calls) + kept, block.macs)
     if plan == "dense" or list(rects) == [block.whole]:
         return dense
     macs, elements = parts_of(block, rects)
     written = sum(map(area, rects)) / area(block.whole)
     seconds = _seconds(machine, macs, elements + 2 * written * block.target.elements, calls * len(rects))
-    best = Choice("rectangles", list(rects), seconds + kept * written)
+    best = Choice("rectangles", list(rects), seconds + kept * written, macs)
     if plan == "rectangles":
         return best
     if tiled and (plan == "tiles" or len(rects) > 2):
@@ -121,4 +122,5 @@ def _tiling(block: Block[Any], parts: list[Rect], machine: Machine) -> Choice:
     written = block.target.elements * area(first) / area(block.whole)
     each = machine.tile_factor * machine.mac_s * macs + machine.element_s * (elements + 2 * written)
     each += machine.kept_s * written + machine.call_s
-    return Choice("tiles", parts, len(parts) * each + 9 * machine.call_s * (len(block.members) + 3))
+    seconds = len(parts) * each + 9 * machine.call_s * (len(block.members) + 3)
+    return Choice("tiles", parts, seconds, parts_of(block, parts)[0])

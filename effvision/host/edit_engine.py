@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from effvision.errors import InputError, RuntimeFailure, StateError
 from effvision.host.edit_blocks import Block, Cell
-from effvision.host.edit_costs import Choice, Machine, Plan, choose, parts_of, slack
+from effvision.host.edit_costs import Choice, Machine, Plan, choose, slack
 from effvision.host.edit_inputs import check_mask, share
 from effvision.host.edit_journal import Array, Journal, Maps, Step, patch
 from effvision.host.edit_limits import Limit
@@ -299,8 +299,6 @@ class Editing(ABC, Generic[B]):
                     f"{left} pixels of input `{cell.name}` changed outside of the mask\n"
                     "hint: give a mask that covers every change, or none: then it is found"
                 )
-            for rect in rects:
-                self._check_finite(patch(tensor, rect) if cell.picture else tensor, cell.name)
         return changes
 
     def _edit(self, given: Sequence[Array], changes: dict[int, list[Rect]], start: float) -> Update:
@@ -315,6 +313,9 @@ class Editing(ABC, Generic[B]):
                         maps.replace(cell.index, self._own(array), step)
                     else:
                         maps.write(cell.index, rect, patch(array, rect), step)
+                    # here it is in the cache; what is refused is taken back
+                    written = maps[cell.index]
+                    self._check_finite(patch(written, rect) if cell.picture else written, cell.name)
             self._limit.begin(changes, share(changes, self._inputs), masks)
             how, macs = self._follow(changes, maps, step)
         except BaseException as error:
@@ -325,8 +326,8 @@ class Editing(ABC, Generic[B]):
                 ) from error
             raise
         self._journal.note(step)
-        written = tuple(tuple(changes.get(cell.index, ())) for cell in self._outputs)
-        return Update(self.output, written, macs, self.dense_macs, _since(start), how, self._note(how, written))
+        seen = tuple(tuple(changes.get(cell.index, ())) for cell in self._outputs)
+        return Update(self.output, seen, macs, self.dense_macs, _since(start), how, self._note(how, seen))
 
     def _follow(self, changes: dict[int, list[Rect]], maps: Maps, step: Step) -> tuple[dict[str, str], float]:
         """Compute every block that the changes reach; `changes` grows by what they changed."""
@@ -345,13 +346,12 @@ class Editing(ABC, Generic[B]):
             if not rects:
                 continue
             name, index = block.target.name, block.target.index
+            macs += choice.macs
             if choice.how == "dense":
                 self._replace(block, rects, maps, step)
-                macs += block.macs
                 how[name] = f"dense: {block.reason}" if block.dense else "dense"
             else:
                 self._compute(block, choice, maps, step)
-                macs += parts_of(block, choice.parts)[0]
                 how[name] = (
                     f"{len(choice.parts)} {choice.how if len(choice.parts) > 1 else choice.how.removesuffix('s')}"
                 )
@@ -372,7 +372,7 @@ class Editing(ABC, Generic[B]):
         h, w = block.target.size
         rects = tidy(self._limit.part(block, reached), h, w, self._slack[block.target.index])
         if block.dense or not rects:
-            return Choice("dense", [block.whole], 0.0), [block.whole] if rects else []
+            return Choice("dense", [block.whole], 0.0, block.macs), [block.whole] if rects else []
         return choose(block, rects, self._machine, self._plan, tiled=self._tiled(block)), rects
 
     def _tiled(self, block: B) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effvision.errors import InputError, RangeError
-from effvision.host.edit_costs import Choice, Machine, Plan
+from effvision.host.edit_costs import Choice, Machine, Plan, parts_of
 from effvision.host.edit_engine import PROMISES, Editing, Update
 from effvision.host.edit_journal import Journal, Step
 from effvision.host.edit_limits import Limit, Local
@@ -192,10 +192,10 @@ class IncrementalNetwork(Editing[NetworkBlock]):
             return super()._choose(block, reached)
         parts = self._limit.part(block, reached)
         if parts == [block.whole]:
-            return Choice("dense", parts, 0.0), parts
+            return Choice("dense", parts, 0.0, block.macs), parts
         active = parts is not reached and block.target.shape[0] == 1
         rects = parts if parts is not reached else tidy(parts, *block.target.size, self._slack[block.target.index])
-        return Choice("tiles" if active else "rectangles", rects, 0.0), rects
+        return Choice("tiles" if active else "rectangles", rects, 0.0, parts_of(block, rects)[0]), rects
 
 
 def make_incremental(

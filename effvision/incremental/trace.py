@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -60,17 +61,17 @@ class Value:
         """The rule's rows and columns for each input; empty if there is no rule."""
         return () if self.rule is None else self.rule.axes
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Rows and columns; (1, 1) of what is no picture."""
         return (self.shape[2], self.shape[3]) if self.picture else (1, 1)
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """How many numbers it holds."""
         return int(torch.Size(self.shape).numel())
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """What it takes in memory."""
         return self.elements * self.dtype.itemsize
