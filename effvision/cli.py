@@ -166,6 +166,8 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(map(str, value))}: --json shows it)"
     return (
         "x".join(str(v) for v in value)
         if isinstance(value, list) and all(isinstance(v, int) for v in value)

@@ -32,8 +32,9 @@ from effvision.state import Array, State
 if TYPE_CHECKING:
     from torch import nn
 
-    from effvision.export import Int8, KitReport
+    from effvision.export import ExportReport, Int8, KitReport
     from effvision.export.precision import Form
+    from effvision.runtime.torch import TorchRuntime
 
 __all__ = ["PREDICTOR", "SIGE"]
 
@@ -333,6 +334,60 @@ class SIGE(Predictor):
     def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Edit, Memory]:
         """Make the result."""
         return told(Drawn(**cast(Mapping[str, Any], arrays))), memory
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        batch: int | Literal["dynamic"] = 1,
+        opset: int = 17,
+        steps: int = 16,
+        frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
+        blocks: bool = True,
+    ) -> ExportReport:
+        """Write one ONNX file that edits without PyTorch, after checking it against PyTorch over edits with undo and redo.
+
+        Args:
+            path: A name ending in `.onnx` in a folder that exists; replaced only when the check has passed.
+            batch: 1 or `dynamic`, which say the same: a file edits one picture at a time. With `blocks=False` as elsewhere.
+            opset: 13 to 20.
+            steps: Edits that are checked, 16 or more.
+            frames: Label maps of yours for the check (a folder, a list), in order. Default: generated ones.
+            half: Only with `blocks=False`; see `Predictor.export`.
+            int8: Likewise.
+            notify: Told in a few words what is going on.
+            blocks: False writes the network as one graph from label map to picture, which computes everything for every edit:
+                for other programs, and for networks that cannot be cut into blocks.
+
+        Raises:
+            ExportError: an operation has no form for parts of pictures (all are named), or the file would differ from PyTorch.
+                No file is left.
+            InputError: an argument is out of range.
+            MissingDependencyError: torch, onnx or onnxruntime is not installed.
+        """
+        if not blocks:
+            return super().export(
+                path, batch=batch, opset=opset, steps=steps, frames=frames, half=half, int8=int8, notify=notify
+            )
+        if half or int8 is not None:
+            raise InputError(
+                "a file that edits computes in float32\nhint: blocks=False writes the whole network, in half too"
+            )
+        if batch not in (1, "dynamic") or isinstance(batch, bool):
+            raise InputError(
+                f"a file that edits holds one picture at a time; got batch={batch!r:.60}\nhint: leave `batch` out"
+            )
+        self._check_torch()
+        from effvision.export.edits import export_edits
+
+        spec = self.metadata.graphs["step"]
+        maps = [] if frames is None else self.real_inputs(frames)
+        pictures = ((self.encoding.array(labels),) for labels in (*maps, *self.example_updates(steps + 1, seed=0)))
+        network = cast("TorchRuntime", self.runtime).modules["step"]
+        return export_edits(network, self.metadata, spec, pictures, path, opset=opset, steps=steps)
 
     def export_kit(
         self,
