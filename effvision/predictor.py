@@ -176,9 +176,10 @@ class Predictor(ABC):
 
     @classmethod
     def _from_onnx(cls, path: Path, *, device: str, threads: int | None) -> Self:
+        from effvision.runtime.edits import driven
         from effvision.runtime.onnx import OnnxRuntime
 
-        runtime, metadata = OnnxRuntime.load(path, device=device, threads=threads)
+        file, metadata = OnnxRuntime.load(path, device=device, threads=threads)
         wanted = getattr(cls, "family", None)
         try:
             target = predictor_class(metadata.family)
@@ -192,7 +193,7 @@ class Predictor(ABC):
                 f"hint: from effvision import {target.__name__}; {target.__name__}.from_pretrained({str(path)!r})"
             )
         try:
-            return cast("Self", target(runtime, metadata))
+            return cast("Self", target(*driven(file, metadata)))
         except ModelFileError as error:  # the family knows what is wrong, not where it came from
             raise ModelFileError(f"{path}: {error}\nhint: export it again") from error
 
@@ -341,11 +342,7 @@ class Predictor(ABC):
         from effvision.export import export_onnx
         from effvision.export.precision import converter
 
-        if self.runtime.name != "torch":
-            raise InputError(
-                f"this model runs in {self.runtime.name} from an exported file; copy that file instead\n"
-                "hint: from_pretrained(CARD, runtime='torch').export(...)"
-            )
+        self._check_torch()
         examples = self.example_inputs
         if frames is not None:
             examples = partial(examples, frames=self.real_inputs(frames))
@@ -353,6 +350,14 @@ class Predictor(ABC):
         return export_onnx(
             self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps, convert=convert
         )
+
+    def _check_torch(self) -> None:
+        """Refuse to export what was exported already."""
+        if self.runtime.name != "torch":
+            raise InputError(
+                f"this model runs in {self.runtime.name} from an exported file; copy that file instead\n"
+                "hint: from_pretrained(CARD, runtime='torch').export(...)"
+            )
 
     def export_kit(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from effvision.errors import StateError
+from effvision.host import edit_journal
 from effvision.incremental.journal import Maps
 from effvision.incremental.rules import Affine
 from effvision.incremental.trace import Graph, Value
@@ -39,7 +40,7 @@ def _norms(graph: Graph) -> list[tuple[Value, Affine]]:
     return [(value, value.rule) for value in graph.values if isinstance(value.rule, Affine)]
 
 
-def kept_maps(graph: Graph, kept: Container[int], maps: Maps) -> dict[str, Tensor]:
+def kept_maps(graph: Graph, kept: Container[int], maps: edit_journal.Maps) -> dict[str, Tensor]:
     """Every map that was computed, and the statistics of the first pass, by name; not the inputs. No copies."""
     found = {value.name: maps[value.index] for value in _computed(graph, kept)}
     for value, rule in _norms(graph):

@@ -7,17 +7,7 @@ from dataclasses import dataclass
 
 from effvision.incremental.trace import Graph
 
-__all__ = ["PROMISES", "Report", "Row", "rows_of"]
-
-PROMISES = {
-    "local": "approximate: each block computes the edit grown by {halo} pixels of its own map and keeps the rest; "
-    "instance and group norms keep the statistics of the first pass",
-    "exact": "equal to the full pass up to rounding",
-    "frozen": "equal up to rounding to the full pass whose instance and group norms keep the statistics of the first pass",
-    "reference": "approximate, as published: each convolution computes the active blocks of the mask at its resolution; "
-    "instance and group norms keep the statistics of the first pass",
-}
-"""What the picture of each mode is compared with a full pass."""
+__all__ = ["Report", "Row", "rows_of"]
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from effvision.state import Array, State
 if TYPE_CHECKING:
     from torch import nn
 
-    from effvision.export import Int8, KitReport
+    from effvision.export import ExportReport, Int8, KitReport
     from effvision.export.precision import Form
+    from effvision.runtime.torch import TorchRuntime
 
 __all__ = ["PREDICTOR", "SIGE"]
 
@@ -83,7 +84,7 @@ class SIGE(Predictor):
         labels: Sequence[str],
         size: tuple[int, int],
         colors: Any = None,
-        kind: Literal["labels", "scenes"] = "labels",
+        kind: Literal["labels", "scenes", "colors"] = "labels",
         edges: bool = False,
         device: str = "cpu",
     ) -> SIGE:
@@ -92,11 +93,12 @@ class SIGE(Predictor):
         The network is used itself, not a copy: it is switched to eval mode and moved to `device`.
 
         Args:
-            network: Takes one-hot labels (N, K, H, W) float32, gives (N, 3, H, W) in -1..1; its norms in eval mode.
+            network: Takes one-hot labels (N, K, H, W) float32, or what `kind` says, and gives (N, 3, H, W) in -1..1.
             labels: K class names, in the order of the network's channels.
             size: (H, W) of the picture.
             colors: (K, 3) RGB 0..255, one a class, all different. Default: told from the names.
-            kind: `scenes` for networks that take the guide of `scenes_guide` besides the labels.
+            kind: `labels`: one-hot. `colors`: the classes' colours as a picture (N, 3, H, W) in -1..1, as pix2pix takes them.
+                `scenes`: one-hot, and the guide of `scenes_guide`.
             edges: Whether the network's last channel is that of edges, as of GauGAN for Cityscapes and COCO; `labels` does not
                 name it. They are made from the label map: 1 where a neighbour has another label.
             device: Of PyTorch.
@@ -113,6 +115,43 @@ class SIGE(Predictor):
         settings = {"kind": kind, "size": size, "colors": np.asarray(table).tolist(), "edges": edges}
         encoding = parse_encoding(settings, tuple(labels))
         return cls(*assemble(network, encoding, device=device))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        labels: Sequence[str],
+        size: tuple[int, int],
+        network: Literal["spade", "resnet", "unet"] = "spade",
+        upsampling: Literal["normal", "more", "most"] | None = None,
+        colors: Any = None,
+        kind: Literal["labels", "colors"] = "labels",
+        edges: bool = False,
+        device: str = "cpu",
+    ) -> SIGE:
+        """Use a checkpoint its authors published: GauGAN, or a generator of pix2pix whose input is a label map.
+
+        Args:
+            path: Their `.pth`, or a `.safetensors` of the same names; nothing inside is executed.
+            labels: As in `from_network`, like `size`, `colors`, `kind`, `edges` and `device`.
+            size: As there.
+            network: Whose layout it has, see `effvision.models.sige.convert.from_reference`.
+            upsampling: Of GauGAN: `more` for Cityscapes (default), `normal` for COCO and ADE20K.
+            colors: As there.
+            kind: As there; `colors` for pix2pix.
+            edges: As there; True for GauGAN of Cityscapes and COCO.
+            device: As there.
+
+        Raises:
+            CheckpointError: no such file, damaged, unsafe, or of another network.
+            InputError: a setting is out of range, or the network does not take labels of this size and number.
+        """
+        from effvision.checkpoints import read_checkpoint
+        from effvision.models.sige.convert import from_reference
+
+        made = from_reference(read_checkpoint(path), network=network, upsampling=upsampling)
+        return cls.from_network(made, labels=labels, size=size, colors=colors, kind=kind, edges=edges, device=device)
 
     @classmethod
     def _from_torch(cls, card: Card, weights: Path | None, *, device: str, seed: int = 0) -> SIGE:
@@ -295,6 +334,60 @@ class SIGE(Predictor):
     def finish(self, arrays: Mapping[str, Array] | None, memory: Memory) -> tuple[Edit, Memory]:
         """Make the result."""
         return told(Drawn(**cast(Mapping[str, Any], arrays))), memory
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        batch: int | Literal["dynamic"] = 1,
+        opset: int = 17,
+        steps: int = 16,
+        frames: Any = None,
+        half: bool = False,
+        int8: Int8 | Form | None = None,
+        notify: Callable[[str], None] | None = None,
+        blocks: bool = True,
+    ) -> ExportReport:
+        """Write one ONNX file that edits without PyTorch, after checking it against PyTorch over edits with undo and redo.
+
+        Args:
+            path: A name ending in `.onnx` in a folder that exists; replaced only when the check has passed.
+            batch: 1 or `dynamic`, which say the same: a file edits one picture at a time. With `blocks=False` as elsewhere.
+            opset: 13 to 20.
+            steps: Edits that are checked, 16 or more.
+            frames: Label maps of yours for the check (a folder, a list), in order. Default: generated ones.
+            half: Only with `blocks=False`; see `Predictor.export`.
+            int8: Likewise.
+            notify: Told in a few words what is going on.
+            blocks: False writes the network as one graph from label map to picture, which computes everything for every edit:
+                for other programs, and for networks that cannot be cut into blocks.
+
+        Raises:
+            ExportError: an operation has no form for parts of pictures (all are named), or the file would differ from PyTorch.
+                No file is left.
+            InputError: an argument is out of range.
+            MissingDependencyError: torch, onnx or onnxruntime is not installed.
+        """
+        if not blocks:
+            return super().export(
+                path, batch=batch, opset=opset, steps=steps, frames=frames, half=half, int8=int8, notify=notify
+            )
+        if half or int8 is not None:
+            raise InputError(
+                "a file that edits computes in float32\nhint: blocks=False writes the whole network, in half too"
+            )
+        if batch not in (1, "dynamic") or isinstance(batch, bool):
+            raise InputError(
+                f"a file that edits holds one picture at a time; got batch={batch!r:.60}\nhint: leave `batch` out"
+            )
+        self._check_torch()
+        from effvision.export.edits import export_edits
+
+        spec = self.metadata.graphs["step"]
+        maps = [] if frames is None else self.real_inputs(frames)
+        pictures = ((self.encoding.array(labels),) for labels in (*maps, *self.example_updates(steps + 1, seed=0)))
+        network = cast("TorchRuntime", self.runtime).modules["step"]
+        return export_edits(network, self.metadata, spec, pictures, path, opset=opset, steps=steps)
 
     def export_kit(
         self,
