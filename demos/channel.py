@@ -72,6 +72,7 @@ class Limits:
         detector_s: Seconds that a visitor's own detector may take to open, and for each frame.
         updates_s: Changes of an edited picture in a second; whoever sends more waits.
         strokes: Changes of an edited picture that can be undone.
+        journal_mb: Megabytes in which an edited picture's last states are kept; what goes beyond is undone by computing it anew.
     """
 
     visitors: int = 16
@@ -90,6 +91,7 @@ class Limits:
     detector_s: float = 10.0
     updates_s: float = 40.0
     strokes: int = 100
+    journal_mb: float = 64.0
 
 
 class Models:

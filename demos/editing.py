@@ -97,13 +97,14 @@ class EditVisitor(Visitor):
         drawn = await self._work(self._open, self._model, self._mode, labels)
         await self._send(_packed("drawn", 0, drawn, **self._now()))
 
-    def _now(self) -> dict[str, str]:
+    def _now(self) -> dict[str, Any]:
         """How the picture is drawn now."""
         return {"mode": self._mode, "runtime": self._runtime, "promise": self._session.session.promise}
 
     def _open(self, model: Any, mode: str, labels: np.ndarray) -> Drawn:
         """Begin a painting with this map; what was painted so far is kept if that fails."""
-        painting = Painting(model.session(mode=mode), labels, self._turn, self._limits.strokes)
+        session = model.session(mode=mode, journal_mb=self._limits.journal_mb)
+        painting = Painting(session, labels, self._turn, self._limits.strokes)
         drawn = painting.begin()
         self._session = painting
         return drawn
@@ -230,9 +231,9 @@ class EditingTab:
 
     def __init__(self, card: Card, runtimes: Sequence[str], visitors: Visitors, uploads: Path) -> None:
         self.card, self.visitors, self._uploads = card, visitors, uploads
-        # PyTorch first: its engine computes parts; without any the visitor reads what to install
-        able = [name for name in ("torch", "onnx") if name in runtimes and (name == "torch" or bundled(card.onnx))]
-        self.models = Models(card.name, able or ["torch"], threads=None)  # a change is short, and one runs at a time
+        able = [name for name in runtimes if name == "torch" or bundled(card.onnx)]  # making the file takes PyTorch
+        # without any the visitor reads what to install; all cores: a change is short, and one runs at a time
+        self.models = Models(card.name, able or ["torch"], threads=None)
         self._encoding = parse_encoding(card.preprocess, card.labels)
         self._turn = threading.Lock()
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from effvision._optional import require
-from effvision.cards import default_card, get_card
+from effvision.cards import Card, get_card
 from effvision.demos import editing, gestures, points, tracking
 from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
@@ -86,16 +86,7 @@ class Server:
         self._uploads = self._folder / "uploads"
         self._gradio = contextlib.ExitStack()
         try:
-            moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
-            followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
-            edited = first if first.family == editing.FAMILY else default_card(editing.FAMILY)
-            cloudy = first if first.family in points.FAMILIES else None
-            self.tabs: tuple[Tab, ...] = (
-                gestures.GesturesTab(moving, chosen, Visitors(self.limits), self._folder, self._uploads),
-                tracking.TrackingTab(followed, chosen, Visitors(self.limits), self._folder, self._uploads),
-                points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds"),
-                editing.EditingTab(edited, chosen, Visitors(self.limits), self._uploads),
-            )
+            self.tabs = self._tabs(first, chosen)
             opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
             opened.load()  # what cannot work is said now, not to the first visitor
             self._gradio.enter_context(_gradio_writes_to(self._uploads))
@@ -122,6 +113,23 @@ class Server:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._chores = threading.Thread(target=self._do_chores, daemon=True)
+
+    def _tabs(self, first: Card, runtimes: Sequence[str]) -> tuple[Tab, ...]:
+        """Return the tabs in their order; that of the first card's family shows this card, the others their own."""
+
+        def card(family: str, default: str | None = None) -> Card:
+            return first if first.family == family else get_card(default or family)
+
+        clouds = first if first.family in points.FAMILIES else None
+        folder, uploads = self._folder, self._uploads
+        return (
+            gestures.GesturesTab(
+                card(gestures.FAMILY, gestures.DEFAULT), runtimes, Visitors(self.limits), folder, uploads
+            ),
+            tracking.TrackingTab(card(tracking.FAMILY), runtimes, Visitors(self.limits), folder, uploads),
+            points.PointsTab(clouds, runtimes, self.limits, folder / "clouds"),
+            editing.EditingTab(card(editing.FAMILY), runtimes, Visitors(self.limits), uploads),
+        )
 
     def start(self) -> Server:
         """Begin to serve; returns when the page answers.

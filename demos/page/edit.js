@@ -25,7 +25,7 @@ let touchedAt = 0;            // when something was last changed; 0 if it was me
 const line = makeLine("editing", {
   hear,
   bytes: take,
-  broken: () => { flying = null; drawn = false; delete root.dataset.able; cover(line.ended ? "Paint to begin again." : "Connecting ..."); },
+  broken: () => { flying = null; drawn = false; delete root.dataset.able; if (!line.ended) cover("Connecting ..."); },
 });
 
 function hear(message) {
@@ -33,7 +33,7 @@ function hear(message) {
   else if (message.kind === "measured") measured(message);
   else if (message.kind === "error") {
     flying = null;
-    if (message.ended) { line.ended = true; drawn = false; delete root.dataset.able; cover(labels ? "Paint to begin again." : ""); }
+    if (message.ended) { line.ended = true; drawn = false; delete root.dataset.able; cover(labels ? "Paint to begin again." : "Click here to try again."); }
     complain(message.text);
     pump();
   }
@@ -150,7 +150,7 @@ function take(data) {
   if (answer.id === 0 && !answer.all) return firstMap(given);
   const mine = flying?.number === answer.id ? flying : null;
   if (mine) flying = null;
-  if (answer.kind === "refused") return refused(answer, given);
+  if (answer.kind === "refused") return refused(answer, given, mine);
   if (width) showPixels(answer.picture, pixels);
   if (across) showLabels(answer.labels, given);
   clearTint();
@@ -196,11 +196,13 @@ function told(answer, mine) {
   lags = lags.slice(-20);
 }
 
-function refused(answer, given) {
-  dirty = drag = null;
-  tint.fill(0);
-  retint = true;
-  showLabels([0, 0, columns, rows], given);
+function refused(answer, given, mine) {
+  if (mine?.what !== "measure") {  // what was painted on top of it goes too
+    dirty = drag = null;
+    tint.fill(0);
+    retint = true;
+    showLabels([0, 0, columns, rows], given);
+  }
   nowIn(answer);
   complain(answer.text);
   pump();

@@ -26,8 +26,6 @@ from effvision.models.sige.encoding import parse_encoding
 from effvision.models.sige.scenes import NAMES, coloured, layout
 from label_map_files import png
 
-pytest.importorskip("torch")
-
 CARD = get_card("sige-scenes")
 ENCODING = parse_encoding(CARD.preprocess, CARD.labels)
 WATER, ROCK = NAMES.index("water"), NAMES.index("rock")
@@ -38,7 +36,7 @@ SPOT: Box = (100, 60, 12, 10)  # of the sky, far from everything else
 def model() -> Any:
     from effvision import SIGE
 
-    return SIGE.from_pretrained(runtime="torch")
+    return SIGE.from_pretrained(runtime="onnx")
 
 
 def painting(model: Any, *, labels: np.ndarray | None = None, most: int = 100, **options: Any) -> Painting:
@@ -155,8 +153,8 @@ class Answers(FakeSocket):
 
 class OneModel(Models):
     def __init__(self, model: Any) -> None:
-        super().__init__(CARD.name, ("torch",))
-        self._loaded["torch"] = model
+        super().__init__(CARD.name, ("onnx", "torch"))
+        self._loaded = dict.fromkeys(self.runtimes, model)
 
 
 def visit(
@@ -164,7 +162,7 @@ def visit(
 ) -> list[EditVisitor]:
     """Let each talk to a visitor of its own, all at once; return the visitors when they have left."""
     rules, turn = limits or Limits(), threading.Lock()
-    greeting = hello(CARD, ENCODING, ("torch",), rules)
+    greeting = hello(CARD, ENCODING, ("onnx", "torch"), rules)
 
     async def one(talk: Callable[[Answers, EditVisitor], Awaitable[None]]) -> EditVisitor:
         socket = Answers()
@@ -290,6 +288,10 @@ def test_files_scenes_and_modes(model: Any) -> None:
         measured = await page.answer(6)
         assert measured["kind"] == "measured" and measured["ms"] > 0 and measured["most"] <= 1
         assert np.array_equal(visitor._session.labels[60:70, 100:112], spot(ROCK))
+        page.say({"do": "runtime", "id": 7, "name": "torch"})
+        changed = await page.answer(7)
+        assert changed["all"] and (changed["runtime"], changed["mode"], changed["undo"]) == ("torch", "exact", 0)
+        assert changed["picture_bytes"] == visitor._session.shown.tobytes() and visitor._session.labels[60, 100] == ROCK
 
     assert MODES == ("local", "exact", "frozen")
     visit(model, talk)

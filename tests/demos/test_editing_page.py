@@ -19,7 +19,6 @@ from label_map_files import png
 from page_server import Page
 from waiting import wait_until
 
-pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
