@@ -217,7 +217,7 @@ class EditState(State):
         picture = _pixels(output)
         if rects is None or self.picture is None:
             changed = np.ones(self.encoding.size, np.bool_)
-        else:  # a block computed as a whole differs beyond the rectangles by rounding, and in mode `local` by what leaked
+        else:  # a block computed as a whole may differ beyond the rectangles by rounding
             changed = _differ(picture, self.picture)
             for top, bottom, left, right in rects:
                 changed[top:bottom, left:right] = True
