@@ -62,7 +62,8 @@ class CropWalk(Walk):
     skip: int = 0
 
 
-_Step = tuple[int, "int | None", list[tuple[int, Callable[[int], int], int]]]
+_Way = tuple[int, Callable[[int], int], int]
+_Step = tuple[int, int | None, list[_Way]]
 
 
 @dataclass(eq=False)
@@ -102,7 +103,7 @@ class CropBlock(Block[MapCell]):
         sizes = {cell.index: cell.size[axis] for cell in (*self.leaves, *self.members)}
         steps: list[_Step] = []
         for cell in self.members:
-            ways = []
+            ways: list[_Way] = []
             for source, axes in zip(cell.inputs, cell.axes, strict=True):
                 if axes is not None and units[source] is not None:
                     way = axes[axis]
