@@ -388,7 +388,8 @@ def _sample(options: argparse.Namespace) -> int:
         _emit({"file": str(path), "bytes": path.stat().st_size})
     else:
         words = " ".join(part for part in (str(path), family.sample_words) if part)
-        print(f"wrote {path}\ntry: effvision run {card.name} {words} --save labelled{path.suffix}")
+        target = "picture.png" if family.takes == "labels" else f"labelled{path.suffix}"
+        print(f"wrote {path}\ntry: effvision run {card.name} {words} --save {target}")
     return 0
 
 

@@ -23,7 +23,8 @@ class Edit(Result):
 
     Attributes:
         image: (H, W, 3) uint8 RGB, the whole picture; the result's own.
-        changed: (H, W) bool: where the picture was computed anew; after `undo` and `redo` where it differs from the one before.
+        changed: (H, W) bool: where the picture was computed anew; it differs from the one before nowhere else. After `undo` and
+            `redo`: where it differs.
         macs: Multiply-adds computed.
         dense_macs: Those of a full pass; 0 where they cannot be counted.
         how: For every block of the network that was computed: `dense` and perhaps why, or the number of rectangles or tiles.

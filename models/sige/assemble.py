@@ -92,7 +92,10 @@ def card_network(card: Card, weights: Path | None, *, seed: int = 0) -> nn.Modul
     given = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     if set(own) != set(given) or any(given[name].shape != own[name].shape for name in own):
         odd = sorted(set(own) ^ set(given)) or sorted(name for name in own if given[name].shape != own[name].shape)
-        raise CheckpointError(f"{weights} does not fit the network of {card.name}: it differs in {', '.join(odd[:4])}")
+        raise CheckpointError(
+            f"{weights} does not fit the network of {card.name}: it differs in {', '.join(odd[:4])}"
+            "\nhint: a published generator is opened by SIGE.from_checkpoint(PATH, network='spade', labels=..., size=...)"
+        )
     if broken := [name for name, value in given.items() if not bool(torch.isfinite(value.float()).all())]:
         raise CheckpointError(f"{weights} holds numbers that are NaN or infinite in {broken[0]}: it is damaged")
     network.load_state_dict({name: value.float() for name, value in given.items()}, strict=False)

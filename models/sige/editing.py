@@ -213,15 +213,13 @@ class EditState(State):
     def _show(
         self, labels: NDArray[np.uint8], output: NDArray[Any], rects: tuple[Rect, ...] | None, done: Any
     ) -> Drawn:
-        """Bring the shown pixels up to date: all of them, or those of some rectangles."""
-        changed = np.zeros(self.encoding.size, np.bool_)
+        """Show what the editor's output is now; None for `rects`: it is the first picture."""
+        picture = _pixels(output)
         if rects is None or self.picture is None:
-            changed[...] = True
-            picture = _pixels(output)
-        else:
-            picture = self.picture.copy()
+            changed = np.ones(self.encoding.size, np.bool_)
+        else:  # a block computed as a whole differs beyond the rectangles by rounding, and in mode `local` by what leaked
+            changed = _differ(picture, self.picture)
             for top, bottom, left, right in rects:
-                picture[top:bottom, left:right] = _pixels(output[:, :, top:bottom, left:right])
                 changed[top:bottom, left:right] = True
         self.labels, self.picture = _fixed(labels), _fixed(picture)
         return Drawn(self.picture, self.labels, changed, done.macs, done.dense_macs, done.how, done.note)
@@ -260,7 +258,7 @@ class EditState(State):
                 self.encoding.write(self._inputs, labels, part)
         picture = _pixels(output)
         self.labels, self.picture = _fixed(labels), _fixed(picture)
-        changed = np.asarray((picture != before).any(2))
+        changed = _differ(picture, before)
         return Drawn(picture, labels, changed, 0.0, self.editor.dense_macs)
 
 
@@ -281,8 +279,16 @@ def check_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 def _pixels(output: NDArray[Any]) -> NDArray[np.uint8]:
     """(1, 3, H, W) in -1..1 to (H, W, 3) uint8."""
     values = np.clip(output[0].transpose(1, 2, 0), -1, 1)
-    found: NDArray[np.uint8] = np.rint((values + 1) * 127.5).astype(np.uint8, order="C")
+    values += 1
+    values *= 127.5
+    found: NDArray[np.uint8] = np.rint(values, out=values).astype(np.uint8, order="C")
     return found
+
+
+def _differ(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where two pictures (H, W, 3) differ; ten times as fast as `any` over so short an axis."""
+    red, green, blue = np.moveaxis(first != second, 2, 0)
+    return np.asarray(red | green | blue)
 
 
 def _fixed(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -27,7 +27,8 @@ class Encoding:
 
     Attributes:
         kind: `labels`: one-hot, one channel a class. `scenes`: one-hot, then the planes of the guide of `scenes_guide`, which
-            depend on the picture's size and a seed, not on the labels; so an edit changes only the one-hot channels.
+            depend on the picture's size and a seed, not on the labels; so an edit changes only the one-hot channels. `colors`:
+            the classes' colours as a picture (3 channels) in -1..1, as pix2pix takes them.
         size: (H, W) of the picture.
         names: K class names.
         colours: (K, 3) uint8 RGB.
@@ -47,6 +48,8 @@ class Encoding:
     @property
     def channels(self) -> int:
         """Of the network's input."""
+        if self.kind == "colors":
+            return 3
         return len(self.names) + (len(PLANES) if self.kind == "scenes" else int(self.edges))
 
     def array(self, labels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -61,6 +64,10 @@ class Encoding:
         """Bring a part of an input of `array` up to date with a label map (H, W), in place."""
         here = (slice(part[0], part[1]), slice(part[2], part[3]))
         inside = labels[here]
+        if self.kind == "colors":
+            shown = self.colours[inside].transpose(2, 0, 1)
+            made[0][:, here[0], here[1]] = shown / np.float32(127.5) - np.float32(1)
+            return
         for label in range(len(self.names)):  # a plane at a time stays in the processor's cache
             np.copyto(made[0, label][here], inside == label)
         if self.edges:
@@ -74,7 +81,8 @@ class Encoding:
     def to_dict(self) -> dict[str, Any]:
         """Return the card's `preprocess`."""
         table = {"kind": self.kind, "size": list(self.size), "colors": self.colours.tolist()}
-        return {**table, "seed": self.seed} if self.kind == "scenes" else {**table, "edges": self.edges}
+        more: dict[str, dict[str, Any]] = {"scenes": {"seed": self.seed}, "labels": {"edges": self.edges}}
+        return {**table, **more.get(self.kind, {})}
 
 
 def hull_of(mask: NDArray[np.bool_]) -> Rect:
@@ -108,8 +116,8 @@ def parse_encoding(settings: Mapping[str, Any], names: tuple[str, ...]) -> Encod
         )
     edges = settings.get("edges", False)
     kind, size, seed = settings.get("kind"), settings.get("size"), settings.get("seed", 0)
-    if kind not in ("labels", "scenes"):
-        raise InputError(f"`kind` must be labels or scenes; got {kind!r:.60}")
+    if kind not in ("labels", "scenes", "colors"):
+        raise InputError(f"`kind` must be labels, scenes or colors; got {kind!r:.60}")
     if (
         not isinstance(size, (list, tuple))
         or len(size) != 2
@@ -131,8 +139,8 @@ def parse_encoding(settings: Mapping[str, Any], names: tuple[str, ...]) -> Encod
         )
     if not _whole(seed, 0, 2**31):
         raise InputError(f"`seed` must be a whole number, 0 or more; got {seed!r:.60}")
-    if not isinstance(edges, bool) or (edges and kind == "scenes"):
-        raise InputError(f"`edges` must be True or False, and is for labels without a guide; got {edges!r:.60}")
+    if not isinstance(edges, bool) or (edges and kind != "labels"):
+        raise InputError(f"`edges` must be True or False, and is for kind 'labels' only; got {edges!r:.60}")
     return Encoding(str(kind), (int(size[0]), int(size[1])), names, colours.astype(np.uint8), int(seed), edges)
 
 

@@ -84,7 +84,7 @@ class SIGE(Predictor):
         labels: Sequence[str],
         size: tuple[int, int],
         colors: Any = None,
-        kind: Literal["labels", "scenes"] = "labels",
+        kind: Literal["labels", "scenes", "colors"] = "labels",
         edges: bool = False,
         device: str = "cpu",
     ) -> SIGE:
@@ -93,11 +93,12 @@ class SIGE(Predictor):
         The network is used itself, not a copy: it is switched to eval mode and moved to `device`.
 
         Args:
-            network: Takes one-hot labels (N, K, H, W) float32, gives (N, 3, H, W) in -1..1; its norms in eval mode.
+            network: Takes one-hot labels (N, K, H, W) float32, or what `kind` says, and gives (N, 3, H, W) in -1..1.
             labels: K class names, in the order of the network's channels.
             size: (H, W) of the picture.
             colors: (K, 3) RGB 0..255, one a class, all different. Default: told from the names.
-            kind: `scenes` for networks that take the guide of `scenes_guide` besides the labels.
+            kind: `labels`: one-hot. `colors`: the classes' colours as a picture (N, 3, H, W) in -1..1, as pix2pix takes them.
+                `scenes`: one-hot, and the guide of `scenes_guide`.
             edges: Whether the network's last channel is that of edges, as of GauGAN for Cityscapes and COCO; `labels` does not
                 name it. They are made from the label map: 1 where a neighbour has another label.
             device: Of PyTorch.
@@ -114,6 +115,43 @@ class SIGE(Predictor):
         settings = {"kind": kind, "size": size, "colors": np.asarray(table).tolist(), "edges": edges}
         encoding = parse_encoding(settings, tuple(labels))
         return cls(*assemble(network, encoding, device=device))
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        labels: Sequence[str],
+        size: tuple[int, int],
+        network: Literal["spade", "resnet", "unet"] = "spade",
+        upsampling: Literal["normal", "more", "most"] | None = None,
+        colors: Any = None,
+        kind: Literal["labels", "colors"] = "labels",
+        edges: bool = False,
+        device: str = "cpu",
+    ) -> SIGE:
+        """Use a checkpoint its authors published: GauGAN, or a generator of pix2pix whose input is a label map.
+
+        Args:
+            path: Their `.pth`, or a `.safetensors` of the same names; nothing inside is executed.
+            labels: As in `from_network`, like `size`, `colors`, `kind`, `edges` and `device`.
+            size: As there.
+            network: Whose layout it has, see `effvision.models.sige.convert.from_reference`.
+            upsampling: Of GauGAN: `more` for Cityscapes (default), `normal` for COCO and ADE20K.
+            colors: As there.
+            kind: As there; `colors` for pix2pix.
+            edges: As there; True for GauGAN of Cityscapes and COCO.
+            device: As there.
+
+        Raises:
+            CheckpointError: no such file, damaged, unsafe, or of another network.
+            InputError: a setting is out of range, or the network does not take labels of this size and number.
+        """
+        from effvision.checkpoints import read_checkpoint
+        from effvision.models.sige.convert import from_reference
+
+        made = from_reference(read_checkpoint(path), network=network, upsampling=upsampling)
+        return cls.from_network(made, labels=labels, size=size, colors=colors, kind=kind, edges=edges, device=device)
 
     @classmethod
     def _from_torch(cls, card: Card, weights: Path | None, *, device: str, seed: int = 0) -> SIGE:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from edits_made import COLOURS, NAMES, SIZE, Labels, Painter, painted, painter, 
 from effvision import SIGE  # noqa: E402
 from effvision.edits import Edit  # noqa: E402
 from effvision.errors import (  # noqa: E402
+    CheckpointError,
     DTypeError,
     EffvisionError,
     InputError,
@@ -30,6 +33,20 @@ from effvision.errors import (  # noqa: E402
 from effvision.models.sige import scenes  # noqa: E402
 from effvision.models.sige.session import EditSession  # noqa: E402
 from effvision.session import Session  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steady_costs() -> Iterator[None]:
+    """What is computed in parts must not depend on how busy this machine is."""
+    from effvision.incremental import engine
+
+    machine = replace(
+        engine.measured(torch.device("cpu"), torch.float32),
+        mac_s=3e-11, element_s=6e-10, kept_s=6e-10, call_s=1e-7, tile_factor=2.0,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "measured", lambda device, dtype: machine)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +199,16 @@ def test_a_checkpoint_is_a_place_to_return_to_and_commit_forgets_the_way(model: 
 
 
 def test_the_journal_keeps_its_limit(model: SIGE, labels: Labels) -> None:
-    session = model.session(journal_mb=0.01)
+    free = model.session()
+    for one in (labels, *(painted(labels, 3 * step, 5, 3) for step in range(12))):
+        free.update(one)
+    limit = free.journal_mb / 2
+    session = model.session(journal_mb=limit)
     session.update(labels)
     states = []
     for step in range(12):
         states.append(session.update(painted(labels, 3 * step, 5, 3)))
-        assert session.journal_mb <= 0.01
+        assert session.journal_mb <= limit
     held = session.can_undo
     assert 0 < held < 12
     for state in reversed(states[-held - 1 : -1]):
@@ -468,6 +489,99 @@ def test_a_published_generator_becomes_a_predictor(tmp_path: Path) -> None:
     one_hot = np.stack([labels == label for label in range(4)]).astype(np.float32)[None]
     wanted = model.runtime.run("step", {"labels": one_hot})["picture"][0].transpose(1, 2, 0)
     assert np.abs(result.image - (np.asarray(wanted) + 1) * 127.5).max() < 1
+
+
+@pytest.mark.parametrize("instance", [False, True])
+def test_a_channel_of_edges_follows_an_edit(tmp_path: Path, instance: bool) -> None:
+    model = SIGE.from_network(Painter(5, instance=instance), labels=NAMES, size=SIZE, colors=COLOURS, edges=True)
+    session = model.session(mode="frozen")
+    session.update(some_labels())
+    now = some_labels()
+    for top, left, label in ((0, 0, 2), (3, 4, 3), (36, 52, 0), (18, 20, 3)):
+        now = painted(now, top, left, label)
+        session.update(now)
+        made = model.encoding.array(now)
+        assert np.array_equal(session.state._inputs, made)  # what the engine was given is what a full pass is given
+        padded = np.pad(now, 1, mode="edge")
+        beside = [padded[1 + y : 41 + y, 1 + x : 57 + x] != now for y, x in ((0, 1), (0, -1), (1, 0), (-1, 0))]
+        assert np.array_equal(made[0, 4], np.logical_or.reduce(beside))
+    if not instance:
+        fresh = model.session(mode="exact").update(now)
+        assert np.abs(session.update(now).image.astype(int) - fresh.image).max() <= 1
+    session.undo(to=session.checkpoint() - 3)
+    assert np.array_equal(session.state._inputs, model.encoding.array(session.labels))
+
+
+def test_a_checkpoint_of_pix2pix_draws_from_colours(tmp_path: Path) -> None:
+    from effvision.models.sige.pix2pix import ResNetGenerator
+
+    torch.manual_seed(0)
+    torch.save(ResNetGenerator(3, width=4, blocks=1, norm="batch").state_dict(), tmp_path / "net_G.pth")
+    given: dict[str, Any] = {"labels": NAMES, "size": SIZE, "colors": COLOURS, "network": "resnet"}
+    model = SIGE.from_checkpoint(tmp_path / "net_G.pth", kind="colors", **given)
+    labels = painted(some_labels(), 3, 4, 3)
+    result = model.session(mode="exact").update(labels)
+    picture = torch.tensor(COLOURS)[torch.from_numpy(labels).long()].permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        wanted = model.runtime.modules["step"](picture)[0].permute(1, 2, 0).numpy()  # type: ignore[attr-defined]
+    assert np.abs(result.image - (wanted + 1) * 127.5).max() < 0.51
+    session = model.session(mode="exact")
+    session.update(some_labels())
+    assert np.abs(session.update(labels).image.astype(int) - result.image).max() <= 1
+    with pytest.raises(InputError, match="cannot be called"):
+        SIGE.from_checkpoint(tmp_path / "net_G.pth", **given)
+    with pytest.raises(CheckpointError):
+        SIGE.from_checkpoint(tmp_path / "none.pth", **given)
+    with pytest.raises(CheckpointError, match=r"hint: .*from_checkpoint"):
+        SIGE.from_pretrained(tmp_path / "net_G.pth", card="sige-scenes", runtime="torch")
+
+
+def test_a_step_overwrites_the_state_it_is_given_and_a_copy_stays(model: SIGE, labels: Labels) -> None:
+    memory = model.initial_memory(mode="exact")
+    maps = [labels, painted(labels, 3, 4, 3), painted(labels, 20, 30, 0)]
+    steps = [model.prepare({"x": one}, memory) for one in maps]
+    outputs, state = model.program(model.runtime, steps[0], model.initial_state())
+    first, kept = outputs["picture"], state.copy()
+    second, after = model.program(model.runtime, steps[1], state)
+    assert after is state and state.batch == kept.batch == 1 and state.nbytes == kept.nbytes > 0
+    assert not np.array_equal(state["labels"], kept["labels"]) and set(state) == set(kept)
+    third, branch = model.program(model.runtime, steps[2], kept)  # goes on from the first picture
+    assert branch is not state and 0 < third["macs"] < third["dense_macs"]
+    assert np.abs(third["picture"].astype(int) - whole(model, maps[2])).max() <= 1
+    assert np.abs(second["picture"].astype(int) - whole(model, maps[1])).max() <= 1
+    back, _ = model.program(model.runtime, steps[0], branch)
+    assert np.array_equal(back["picture"], first)
+
+
+def test_any_order_of_words_leaves_the_picture_of_the_labels(model: SIGE, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    session, past, future = model.session(mode="exact"), [some_labels()], []  # the oracle: lists of label maps
+    session.update(past[0])
+    for turn in range(80):
+        word = rng.choice(["paint", "paint", "paint", "undo", "redo", "same", "commit", "save"])
+        if word == "paint":
+            now = painted(past[-1], *rng.integers(0, 40, 2), rng.integers(4), rng.integers(1, 20))
+            if not np.array_equal(now, past[-1]):
+                past, future = [*past, now], []
+            session.update(now)
+        elif word == "undo" and len(past) > 1:
+            future.append(past.pop())
+            session.undo()
+        elif word == "redo" and future:
+            past.append(future.pop())
+            session.redo()
+        elif word == "same":
+            assert session.update(past[-1]).macs == 0
+        elif word == "commit":
+            past, future = past[-1:], []
+            session.commit()
+        elif word == "save":
+            past, future = past[-1:], []
+            session = model.session(path=session.save(tmp_path / f"{turn}.npz"))
+        assert (session.can_undo, session.can_redo) == (len(past) - 1, len(future))
+        assert np.array_equal(session.labels, past[-1])
+        if turn % 8 == 0:
+            assert np.abs(session.update(past[-1]).image.astype(int) - whole(model, past[-1])).max() <= 1
 
 
 def test_the_card_paints_with_the_palette_of_the_scenes() -> None:
