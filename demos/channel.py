@@ -72,7 +72,7 @@ class Limits:
         detector_s: Seconds that a visitor's own detector may take to open, and for each frame.
         updates_s: Changes of an edited picture in a second; whoever sends more waits.
         strokes: Changes of an edited picture that can be undone.
-        journal_mb: Megabytes in which an edited picture's last states are kept; what goes beyond is undone by computing it anew.
+        journal_mb: Megabytes for the last states of an edited picture; older ones are undone by computing them anew.
     """
 
     visitors: int = 16

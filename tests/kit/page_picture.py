@@ -75,7 +75,7 @@ def main() -> int:
         sys.exit("needs Chromium: apt-get install chromium, or CHROMIUM=/path/to/it")
     seen = Image.open(io.BytesIO(take(given.scene))).convert("RGB")
     small = io.BytesIO()
-    seen.quantize(255, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    seen.save(small, "PNG", optimize=True)  # every colour: the palette's stand beside those of the map
     write_bytes(given.path, small.getvalue())
     return 0
 
