@@ -203,7 +203,12 @@ class EditState(State):
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in kept.values()):
             raise StateError("the saved state holds maps that are NaN or infinite: it is damaged")
         inputs = self.encoding.array(labels)
-        output = self.editor.restore({INPUT: inputs}, kept)
+        try:
+            output = self.editor.restore({INPUT: inputs}, kept)
+        except StateError as error:
+            raise StateError(
+                f"{error}\nhint: open it with the runtime that saved it; its label map alone is numpy.load(path)['labels'][0]"
+            ) from error
         self._empty()
         self._inputs = inputs
         self.labels, self.picture = _fixed(labels), _fixed(_pixels(output))
@@ -217,7 +222,7 @@ class EditState(State):
         picture = _pixels(output)
         if rects is None or self.picture is None:
             changed = np.ones(self.encoding.size, np.bool_)
-        else:  # a block computed as a whole differs beyond the rectangles by rounding, and in mode `local` by what leaked
+        else:  # a block computed as a whole may differ beyond the rectangles by rounding
             changed = _differ(picture, self.picture)
             for top, bottom, left, right in rects:
                 changed[top:bottom, left:right] = True
