@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from edited import Exported, edits_of, far, numbers
 from torch import Tensor, nn
 
-from effvision.errors import ExportError, InputError
+from effvision.errors import ExportError, InputError, ShapeError
 from effvision.export.edits import export_edits, make_edits
 from effvision.metadata import GraphSpec, Metadata, TensorSpec
 from effvision.models.sige.scenes_network import SceneGenerator
@@ -212,6 +212,8 @@ def test_the_file_is_seen_as_the_network_it_was_made_of(written: tuple[nn.Module
         wanted = network(torch.from_numpy(picture))
     assert far(outputs["drawn"], wanted) < 1e-5
     assert runtime.multiply_adds("step", 1) > 1e5
+    with pytest.raises(ShapeError, match="hint: a file serves one size, one picture at a time"):
+        runtime.step({"picture": picture.repeat(2, 0)}, runtime.initial_state())
     editor = runtime.editor(mode="exact", journal_bytes=1 << 20)
     editor.update({"picture": picture})
     picture[:, :, 3, 3] += 1
