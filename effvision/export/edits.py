@@ -181,6 +181,7 @@ def _assemble(
 ) -> tuple[ModelProto, GraphSpec]:
     """One graph of all blocks, each in the branch of an `If`."""
     nodes, inputs, outputs = [], [], []
+    told: set[str] = set()  # what several blocks compute is shown by the first
     for block, body in zip(blocks, bodies, strict=True):
         target = numbers[block.target.index]
         inputs.append(TensorSpec(switch_name(target), (), "bool"))
@@ -189,10 +190,14 @@ def _assemble(
         for value in block.members:
             if isinstance(value.rule, Affine):
                 n, c = value.shape[:2]
-                inputs += [TensorSpec(name, (n, c, 1, 1)) for name in norm_names(numbers[value.index])]
+                names = [name for name in norm_names(numbers[value.index]) if name not in told]
+                inputs += [TensorSpec(name, (n, c, 1, 1)) for name in names]
+                told.update(names)
         given = [(target_name(target), body.names[block.target.index], block.target.shape)]
         inside = [value for value in block.members if value.index in body.shown]
-        given += [(shown_name(numbers[value.index]), body.names[value.index], value.shape) for value in inside]
+        shown = [(shown_name(numbers[value.index]), body.names[value.index], value.shape) for value in inside]
+        given += [each for each in shown if each[0] not in told]
+        told.update(name for name, _, _ in shown)
         taken = [_open(name, shape) for name, _, shape in given]
         outputs += taken
         inner = [replace(spec, name=made) for spec, (_, made, _) in zip(taken, given, strict=True)]

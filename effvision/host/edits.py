@@ -170,6 +170,7 @@ class ExportedNetwork(Editing[CropBlock]):
         )
         self._run = run
         self._statistics: dict[str, NDArray[Any]] = {}
+        self._observed: set[int] = set()  # norms that have taken the statistics of this picture
         self._idle: dict[str, NDArray[Any]] = {}
         for block in blocks:
             self._idle[switch_name(block.target.index)] = np.array(False)
@@ -238,6 +239,7 @@ class ExportedNetwork(Editing[CropBlock]):
         return np.array(array, order="C")
 
     def _begin(self) -> Maps:
+        self._observed.clear()
         return Maps()
 
     def _packed(self, outputs: list[NDArray[Any]]) -> Any:
@@ -251,7 +253,8 @@ class ExportedNetwork(Editing[CropBlock]):
         leaves = [maps[leaf.index] for leaf in block.leaves]
         if self._maps is None:  # the first picture gives the statistics, one norm after the other
             for cell in block.members:
-                if cell.norm:
+                if cell.norm and cell.index not in self._observed:
+                    self._observed.add(cell.index)
                     scale, shift = norm_names(cell.index)
                     source = cell.inputs[0]
                     inside = all(source != leaf.index for leaf in block.leaves)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from effvision.errors import ShapeError
 from effvision.host.edits import EDITS, ExportedNetwork
 from effvision.metadata import GraphSpec, Metadata, TensorSpec
 from effvision.runtime.base import Runtime
@@ -67,6 +68,13 @@ class EditRuntime(Runtime):
     def multiply_adds(self, graph: str, batch: int) -> int:
         """Return those of the whole picture; see `Runtime.multiply_adds`."""
         return round(self._macs)
+
+    def _fits(self, tensor: TensorSpec, given: tuple[int, ...]) -> None:
+        if given != tensor.shape:
+            raise ShapeError(
+                f"`{tensor.name}` must be {list(tensor.shape)}; got {list(given)}\n"
+                "hint: a file serves one size, one picture at a time; export another for this one"
+            )
 
     def _run(self, feed: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[np.ndarray]:
         return list(self.blocks.run(self._graph, feed, wanted).values())

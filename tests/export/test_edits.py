@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from edited import Exported, edits_of, far, numbers
 from torch import Tensor, nn
 
-from effvision.errors import ExportError, InputError
+from effvision.errors import ExportError, InputError, ShapeError
 from effvision.export.edits import export_edits, make_edits
 from effvision.metadata import GraphSpec, Metadata, TensorSpec
 from effvision.models.sige.scenes_network import SceneGenerator
@@ -52,6 +52,23 @@ class Everything(nn.Module):
         return torch.tanh(self.last(F.softmax(a, 1) + F.pixel_shuffle(F.softplus(self.down(x)), 2)[:, :1]))
 
 
+class NormInTwoBlocks(nn.Module):
+    """What a norm makes is read at once and again six convolutions later: two blocks compute it, with the same statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(3, affine=True)
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(6))
+        self.last = nn.Conv2d(6, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.norm(x * 2))
+        found = first
+        for layer in self.layers:
+            found = torch.relu(layer(found))
+        return self.last(torch.cat([first, found], 1))
+
+
 def small_scene() -> nn.Module:
     return SceneGenerator(channels=5, widths=(12, 10, 8, 6), hidden=(8, 8, 6, 6))
 
@@ -62,6 +79,7 @@ NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "unet": (lambda: UnetGenerator(6, 3), (2, 3, 48, 40)),
     "resnet": (lambda: ResnetGenerator(6, 1), (1, 3, 44, 52)),
     "resnet, batch norms": (lambda: ResnetGenerator(6, 1, nn.BatchNorm2d), (1, 3, 48, 40)),
+    "a norm in two blocks": (NormInTwoBlocks, (1, 3, 30, 31)),
     "everything": (Everything, (1, 3, 40, 48)),
 }
 
@@ -194,6 +212,8 @@ def test_the_file_is_seen_as_the_network_it_was_made_of(written: tuple[nn.Module
         wanted = network(torch.from_numpy(picture))
     assert far(outputs["drawn"], wanted) < 1e-5
     assert runtime.multiply_adds("step", 1) > 1e5
+    with pytest.raises(ShapeError, match="hint: a file serves one size, one picture at a time"):
+        runtime.step({"picture": picture.repeat(2, 0)}, runtime.initial_state())
     editor = runtime.editor(mode="exact", journal_bytes=1 << 20)
     editor.update({"picture": picture})
     picture[:, :, 3, 3] += 1

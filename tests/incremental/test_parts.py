@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effvision.host import regions as areas
-from effvision.host.edit_axes import Axis, Pad, Spread, Window
+from effvision.host.edit_axes import Axis, Pad, Picked, Spread, Weighted, Window, as_data, from_data
 from effvision.host.edit_journal import Journal, Old, Step
 from effvision.host.regions import Mask, area, paint, split, tidy, tiles, within
 from effvision.incremental import make_incremental
 from effvision.incremental.blocks import choose_kept, make_blocks
 from effvision.incremental.costs import measured
 from effvision.incremental.journal import Maps
+from effvision.incremental.lookup import linear_axis
 from effvision.incremental.trace import trace
 from painters import ResnetGenerator, SpadeGenerator, UnetGenerator
 from waiting import best_of_three
@@ -71,6 +74,41 @@ def test_an_interval_touches_what_changes_and_needs_what_it_is_made_of(number: i
             used = table[:, lo:hi].any(1).nonzero().flatten().tolist()
             a, b, _ = axis.needs(lo, hi)
             assert 0 <= a < b <= 11 and all(a <= i < b for i in used)
+
+
+@pytest.mark.parametrize("number", range(len(windows())))
+def test_an_axis_is_written_as_plain_data_and_knows_how_long_other_maps_become(number: int) -> None:
+    axis, run = windows()[number]
+    read = from_data(json.loads(json.dumps(as_data(axis))), axis.n, axis.m)
+    for lo in range(axis.m):
+        for hi in range(lo + 1, axis.m + 1):
+            assert read.needs(lo, hi) == axis.needs(lo, hi)
+    for lo in range(axis.n):
+        for hi in range(lo + 1, axis.n + 1):
+            assert read.touches(lo, hi) == axis.touches(lo, hi) and read.core(lo, hi) == axis.core(lo, hi)
+    for count in range(7, 15):
+        assert read.length(count) == axis.length(count) == run(torch.zeros(1, 1, count)).shape[2]
+
+
+def test_enlargements_by_whole_numbers_are_plain_data_and_others_are_refused() -> None:
+    for by in (1, 2, 3, 4):
+        rule = find_linear(8, 8 * by)
+        assert rule.pace == Fraction(1, by) and rule.length(5) == 5 * by
+        read = from_data(as_data(rule), 8, 8 * by)
+        assert all(read.needs(o, o + 1)[:2] == rule.needs(o, o + 1)[:2] for o in range(8 * by))
+        picked = Picked(8, [o // by for o in range(8 * by)])
+        assert (picked.pace, picked.length(5)) == (Fraction(1, by), 5 * by)
+    fewer = Picked(9, [0, 3, 6])
+    assert (fewer.pace, fewer.length(6)) == (Fraction(3), 2)
+    assert from_data(as_data(fewer), 9, 3).needs(1, 2) == fewer.needs(1, 2)
+    for odd in (Picked(8, [o * 8 // 11 for o in range(11)]), find_linear(8, 11)):
+        assert odd.pace is None
+        with pytest.raises(ValueError, match="of 8 to 11 pixels is not a whole number of times larger or smaller"):
+            as_data(odd)
+
+
+def find_linear(n: int, m: int) -> Weighted:
+    return linear_axis(n, m, False, None, torch.float32)
 
 
 def masks() -> list[Mask]:
