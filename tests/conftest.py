@@ -5,11 +5,14 @@ And the two passes of `make test`: what may run beside other tests, and what is 
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -54,6 +57,35 @@ def pytest_report_header() -> str:
     """Say at the top of every run whether the tests on shared data will run."""
     folder = shared_folder()
     return f"shared data: {folder}" if folder.is_dir() else _absence(folder)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import files without a test marked `alone` where only those are asked for: with torch that takes long."""
+    if config.getoption("alone") == "only" and collection_path.suffix == ".py" and collection_path.is_file():
+        return True if "mark.alone" not in collection_path.read_text("utf-8") else None
+    return None
+
+
+def pytest_runtest_setup() -> None:
+    """Let PyTorch's exporter keep its table of operators: for every export it reads the source text of 500 of them anew.
+
+    That is half the time of a small export; what it makes of a network is the same.
+    """
+    exporter = sys.modules.get("torch.onnx._internal.exporter._registration")  # not loaded where nothing is exported
+    if exporter is None or hasattr(exporter, "tables_of_tests"):
+        return
+    make, tables = exporter.ONNXRegistry.from_torchlib, {}
+    exporter.tables_of_tests = tables
+
+    def from_torchlib(*opset: int, **named: int) -> Any:
+        key = (*opset, *named.values())
+        if key not in tables:
+            tables[key] = make(*opset, **named)
+        made = copy.copy(tables[key])
+        made.functions = {name: list(forms) for name, forms in made.functions.items()}  # an export adds its own
+        return made
+
+    exporter.ONNXRegistry.from_torchlib = staticmethod(from_torchlib)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
