@@ -152,6 +152,13 @@ def effvision_answers(folder: Path, video: Path) -> list[dict[str, Any]]:
     return [result.to_dict() for result in TSM.from_pretrained(folder / "model.onnx").stream(video, images=False)]
 
 
+@pytest.fixture(scope="module")
+def labelled(bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The sample of the default card, and what this package answers to it."""
+    sample = TSM.write_sample(tmp_path_factory.mktemp("sample") / "sample.mp4", card=CARD)
+    return sample, effvision_answers(bundled, sample)
+
+
 def check_answers(printed: str, wanted: list[dict[str, Any]]) -> None:
     """The same label, clock and resets in every frame, and the same score but for rounding."""
     got = [json.loads(line) for line in printed.splitlines()]
@@ -162,9 +169,10 @@ def check_answers(printed: str, wanted: list[dict[str, Any]]) -> None:
         assert abs(mine["score"] - theirs["score"]) < 1e-4
 
 
-def test_the_runner_labels_the_sample_exactly_as_effvision_does(bundled: Path, tmp_path: Path) -> None:
-    sample = TSM.write_sample(tmp_path / "sample.mp4", card=CARD)
-    wanted = effvision_answers(bundled, sample)
+def test_the_runner_labels_the_sample_exactly_as_effvision_does(
+    bundled: Path, labelled: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    sample, wanted = labelled
     assert len({answer["label"] for answer in wanted}) >= 6, "the sample has to go through many labels"
     done = call_kit(
         bundled, "--source", str(sample), "--json", "--save", str(tmp_path / "out.mp4"), "--provider", "cpu"
@@ -176,14 +184,15 @@ def test_the_runner_labels_the_sample_exactly_as_effvision_does(bundled: Path, t
 
 
 @pytest.mark.slow
-def test_a_kit_runs_where_there_is_only_numpy_onnxruntime_and_opencv(bundled: Path, tmp_path: Path) -> None:
+def test_a_kit_runs_where_there_is_only_numpy_onnxruntime_and_opencv(
+    bundled: Path, labelled: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
     python = str(clean_environment(tmp_path / "venv", ["numpy", "onnxruntime", "opencv-python"]))
     moved = shutil.copytree(bundled, tmp_path / "kit")
     program = "import importlib.util as u; print([n for n in ('effvision', 'torch', 'onnx') if u.find_spec(n)])"
     (moved / "probe.py").write_text(program)
     clean = {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
-    sample = TSM.write_sample(tmp_path / "sample.mp4", card=CARD)
-    wanted = effvision_answers(bundled, sample)
+    sample, wanted = labelled
     verified = run_kit(moved, "--verify", "golden.npz", python=python, **clean)
     assert verified.returncode == 0, verified.stderr
     done = run_kit(moved, "--source", str(sample), "--json", python=python, **clean)
