@@ -5,14 +5,12 @@ And the two passes of `make test`: what may run beside other tests, and what is 
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -67,25 +65,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_runtest_setup() -> None:
-    """Let PyTorch's exporter keep its table of operators: for every export it reads the source text of 500 of them anew.
+    """Spare PyTorch's exporter what it does again for every export, once it is loaded: nothing is loaded for it."""
+    if exporter := sys.modules.get("torch.onnx._internal.exporter._registration"):
+        from quick_exports import hasten
 
-    That is half the time of a small export; what it makes of a network is the same.
-    """
-    exporter = sys.modules.get("torch.onnx._internal.exporter._registration")  # not loaded where nothing is exported
-    if exporter is None or hasattr(exporter, "tables_of_tests"):
-        return
-    make, tables = exporter.ONNXRegistry.from_torchlib, {}
-    exporter.tables_of_tests = tables
-
-    def from_torchlib(*opset: int, **named: int) -> Any:
-        key = (*opset, *named.values())
-        if key not in tables:
-            tables[key] = make(*opset, **named)
-        made = copy.copy(tables[key])
-        made.functions = {name: list(forms) for name, forms in made.functions.items()}  # an export adds its own
-        return made
-
-    exporter.ONNXRegistry.from_torchlib = staticmethod(from_torchlib)
+        hasten(exporter)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

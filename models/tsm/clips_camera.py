@@ -73,7 +73,8 @@ def film(
         _paint(canvas, layer, path, shown, shake, shutter)
     if look.defects:
         return _defects(canvas, rng, look.defects)
-    for picture, drawn in zip(pictures, canvas, strict=True):  # frame by frame: a whole film in float takes half a gigabyte
+    # frame by frame: every copy of a whole film in float takes half a gigabyte
+    for picture, drawn in zip(pictures, canvas, strict=True):
         np.rint(drawn, out=drawn)
         picture[:] = np.clip(drawn, 0, 255, out=drawn)
     return pictures
