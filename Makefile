@@ -81,14 +81,19 @@ label: preflight $(VENV)/.demo-installed  ## label a generated clip
 
 # Two passes, each run whatever the other says: what may run side by side, and what is marked `alone`. A pass that has no test to
 # run (pytest's exit code 5: PYTEST_ARGS selects none of it) is no failure, unless both have none; 2 is Ctrl-C.
-test: lint  ## everything CI checks
-	@failed=5; \
+# mypy takes one core for a minute: it runs beside the first pass, and is waited for before what must be alone.
+test: preflight $(VENV)/.test-installed  ## everything CI checks
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	@$(PY) -m mypy >$(VENV)/mypy.txt 2>&1 & mypy=$$!; typed=0; failed=5; \
 	for pass in '--alone=no -n $(WORKERS) --dist worksteal' --alone=only; do \
+	  [ "$$pass" != --alone=only ] || wait $$mypy || typed=$$?; \
 	  echo "$(PY) -m pytest $$pass" $(PYTEST_ARGS); \
 	  $(PY) -m pytest $$pass $(PYTEST_ARGS); code=$$?; \
-	  case $$code in 0) [ $$failed -ne 5 ] || failed=0;; 2) exit 2;; 5) ;; *) failed=$$code;; esac; \
+	  case $$code in 0) [ $$failed -ne 5 ] || failed=0;; 2) kill $$mypy 2>/dev/null; exit 2;; 5) ;; *) failed=$$code;; esac; \
 	done; \
-	exit $$failed
+	echo "$(PY) -m mypy"; cat $(VENV)/mypy.txt; \
+	[ $$typed -eq 0 ] || failed=$$typed; exit $$failed
 
 lint: preflight $(VENV)/.test-installed  ## ruff and mypy
 	$(PY) -m ruff check .

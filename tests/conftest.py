@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def pytest_report_header() -> str:
     """Say at the top of every run whether the tests on shared data will run."""
     folder = shared_folder()
     return f"shared data: {folder}" if folder.is_dir() else _absence(folder)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import files without a test marked `alone` where only those are asked for: with torch that takes long."""
+    if config.getoption("alone") == "only" and collection_path.suffix == ".py" and collection_path.is_file():
+        return True if "mark.alone" not in collection_path.read_text("utf-8") else None
+    return None
+
+
+def pytest_runtest_setup() -> None:
+    """Spare PyTorch's exporter what it does again for every export, once it is loaded: nothing is loaded for it."""
+    if exporter := sys.modules.get("torch.onnx._internal.exporter._registration"):
+        from quick_exports import hasten
+
+        hasten(exporter)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

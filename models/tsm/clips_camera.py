@@ -71,7 +71,13 @@ def film(
     shutter = rng.uniform(0.1, 0.35) if rng.uniform() < 0.35 * min(1, look.defects) else 0.0
     if shown.any():
         _paint(canvas, layer, path, shown, shake, shutter)
-    return _defects(canvas, rng, look.defects) if look.defects else canvas.round().clip(0, 255).astype(np.uint8)
+    if look.defects:
+        return _defects(canvas, rng, look.defects)
+    # frame by frame: every copy of a whole film in float takes half a gigabyte
+    for picture, drawn in zip(pictures, canvas, strict=True):
+        np.rint(drawn, out=drawn)
+        picture[:] = np.clip(drawn, 0, 255, out=drawn)
+    return pictures
 
 
 def _paint(canvas: Array, layer: Array, path: Array, shown: Array, shake: Array, shutter: float) -> None:

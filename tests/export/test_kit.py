@@ -27,7 +27,7 @@ from effvision.export.golden import STEPS, record, shrink
 from effvision.export.targets import TARGETS
 from effvision.sources import open_source
 from environments import clean_environment
-from kits import run_kit, small_model
+from kits import call_kit, run_kit, small_model
 
 CARD = "tsm-mobilenetv2-motion"
 
@@ -142,7 +142,7 @@ def test_no_family_is_named_in_what_every_kit_is_made_of() -> None:
 
 def test_a_kit_verifies_itself(kits: dict[str, KitReport]) -> None:
     for name in ("jetson-nano", "onnx"):
-        done = run_kit(kits[name].folder, "--verify", "golden.npz", "--provider", "cpu")
+        done = call_kit(kits[name].folder, "--verify", "golden.npz", "--provider", "cpu")
         assert done.returncode == 0, done.stderr
         assert "20 of 20 frames equal" in done.stderr and "20 steps, 1 reset" in done.stderr
         assert "verified on CPUExecutionProvider" in done.stderr and "WARNING" not in done.stderr
@@ -150,6 +150,13 @@ def test_a_kit_verifies_itself(kits: dict[str, KitReport]) -> None:
 
 def effvision_answers(folder: Path, video: Path) -> list[dict[str, Any]]:
     return [result.to_dict() for result in TSM.from_pretrained(folder / "model.onnx").stream(video, images=False)]
+
+
+@pytest.fixture(scope="module")
+def labelled(bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The sample of the default card, and what this package answers to it."""
+    sample = TSM.write_sample(tmp_path_factory.mktemp("sample") / "sample.mp4", card=CARD)
+    return sample, effvision_answers(bundled, sample)
 
 
 def check_answers(printed: str, wanted: list[dict[str, Any]]) -> None:
@@ -162,11 +169,14 @@ def check_answers(printed: str, wanted: list[dict[str, Any]]) -> None:
         assert abs(mine["score"] - theirs["score"]) < 1e-4
 
 
-def test_the_runner_labels_the_sample_exactly_as_effvision_does(bundled: Path, tmp_path: Path) -> None:
-    sample = TSM.write_sample(tmp_path / "sample.mp4", card=CARD)
-    wanted = effvision_answers(bundled, sample)
+def test_the_runner_labels_the_sample_exactly_as_effvision_does(
+    bundled: Path, labelled: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    sample, wanted = labelled
     assert len({answer["label"] for answer in wanted}) >= 6, "the sample has to go through many labels"
-    done = run_kit(bundled, "--source", str(sample), "--json", "--save", str(tmp_path / "out.mp4"), "--provider", "cpu")
+    done = call_kit(
+        bundled, "--source", str(sample), "--json", "--save", str(tmp_path / "out.mp4"), "--provider", "cpu"
+    )
     assert done.returncode == 0, done.stderr
     check_answers(done.stdout, wanted)
     with open_source(tmp_path / "out.mp4") as source:
@@ -174,14 +184,15 @@ def test_the_runner_labels_the_sample_exactly_as_effvision_does(bundled: Path, t
 
 
 @pytest.mark.slow
-def test_a_kit_runs_where_there_is_only_numpy_onnxruntime_and_opencv(bundled: Path, tmp_path: Path) -> None:
+def test_a_kit_runs_where_there_is_only_numpy_onnxruntime_and_opencv(
+    bundled: Path, labelled: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
     python = str(clean_environment(tmp_path / "venv", ["numpy", "onnxruntime", "opencv-python"]))
     moved = shutil.copytree(bundled, tmp_path / "kit")
     program = "import importlib.util as u; print([n for n in ('effvision', 'torch', 'onnx') if u.find_spec(n)])"
     (moved / "probe.py").write_text(program)
     clean = {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
-    sample = TSM.write_sample(tmp_path / "sample.mp4", card=CARD)
-    wanted = effvision_answers(bundled, sample)
+    sample, wanted = labelled
     verified = run_kit(moved, "--verify", "golden.npz", python=python, **clean)
     assert verified.returncode == 0, verified.stderr
     done = run_kit(moved, "--source", str(sample), "--json", python=python, **clean)
@@ -205,7 +216,7 @@ def test_other_weights_in_the_model_fail_the_check(kits: dict[str, KitReport], t
     values = np.frombuffer(largest.raw_data, np.float32)
     largest.raw_data = (values * 1.05).astype(np.float32).tobytes()
     onnx.save(model, folder / "model.onnx")
-    done = run_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 1 and "BAD  network" in done.stderr and "NOT VERIFIED" in done.stderr
 
 
@@ -217,7 +228,7 @@ def test_a_state_that_is_lost_exceeds_the_limits_of_half_precision_too(
     forgetful = text.replace('found[s["output"]] for s', '0 * found[s["output"]] for s')
     (folder / "runner.py").write_text(forgetful.replace('"fp32": (1e-3, 1e-4)', '"fp32": (5e-2, 2e-2)'), "utf-8")
     assert forgetful != text
-    done = run_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 1 and "BAD  network" in done.stderr and "ok   preparation" in done.stderr
 
 
@@ -226,7 +237,7 @@ def test_another_preparation_or_rule_fails_the_check(kits: dict[str, KitReport],
     text = (folder / "stream.py").read_text("utf-8")
     changed = text.replace("np.floor(middle + 0.5)", "middle").replace("[-self.window :]", "[-1:]")
     (folder / "stream.py").write_text(changed, "utf-8")
-    done = run_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 1 and "BAD  preparation" in done.stderr and "BAD  labels" in done.stderr
 
 
@@ -244,14 +255,14 @@ def test_a_damaged_kit_is_an_error_in_words(
 ) -> None:
     folder = tampered(kits["onnx"].folder, tmp_path)
     (folder / name).unlink() if data is None else (folder / name).write_bytes(data)
-    done = run_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
 def test_golden_numbers_of_other_weights_are_refused(kits: dict[str, KitReport], bundled: Path, tmp_path: Path) -> None:
     folder = tampered(kits["onnx"].folder, tmp_path)
     shutil.copy(bundled / "golden.npz", folder)
-    done = run_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 1 and "other weights" in done.stderr
 
 
@@ -260,7 +271,7 @@ def test_an_onnx_file_that_is_not_ours_is_refused(kits: dict[str, KitReport], tm
     model = onnx.load(folder / "model.onnx")
     del model.metadata_props[:]
     onnx.save(model, folder / "model.onnx")
-    done = run_kit(folder, "--bench", "1", "--provider", "cpu")
+    done = call_kit(folder, "--bench", "1", "--provider", "cpu")
     assert done.returncode == 1 and "not written by effvision" in done.stderr
 
 

@@ -18,7 +18,7 @@ from effvision.cli import main
 from effvision.errors import ExportError, InputError
 from effvision.export import Int8, KitReport
 from effvision.export.int8_graph import find_form
-from kits import loaded, run_kit, tensorrt
+from kits import call_kit, loaded, tensorrt
 from refusals import refused
 
 CARD = "tsm-mobilenetv2-motion"
@@ -47,7 +47,7 @@ def kits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KitReport]:
 
 @pytest.mark.parametrize("name", KITS)
 def test_a_kit_verifies_itself_with_its_own_runner(name: str, kits: dict[str, KitReport]) -> None:
-    done = run_kit(kits[name].folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(kits[name].folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 0, done.stderr
     assert "verified on CPUExecutionProvider" in done.stderr and "20 of 20 frames equal" in done.stderr
 
@@ -76,8 +76,8 @@ def test_a_kit_says_what_its_model_computes_with(name: str, kits: dict[str, KitR
 
 
 def test_no_warning_of_the_processor_where_the_model_is_made_for_one(kits: dict[str, KitReport]) -> None:
-    assert "WARNING" not in run_kit(kits["processor"].folder, "--verify", "golden.npz").stderr
-    assert "WARNING: running on the CPU" in run_kit(kits["int8"].folder, "--verify", "golden.npz").stderr
+    assert "WARNING" not in call_kit(kits["processor"].folder, "--verify", "golden.npz").stderr
+    assert "WARNING: running on the CPU" in call_kit(kits["int8"].folder, "--verify", "golden.npz").stderr
 
 
 @pytest.mark.parametrize("name", ["int8", "fp16"])
@@ -89,7 +89,7 @@ def test_a_lost_state_exceeds_the_limits_of_every_precision(
     forgetful = text.replace('found[s["output"]] for s', '0 * found[s["output"]] for s')
     assert forgetful != text
     (folder / "runner.py").write_text(forgetful, "utf-8")
-    done = run_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 1 and "BAD  network" in done.stderr
 
 

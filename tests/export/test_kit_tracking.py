@@ -20,7 +20,7 @@ from effvision.export import KitReport, kit_tracking
 from effvision.export.targets import TARGETS
 from effvision.models.patchnet.sample import FIRST_BOXES, render
 from effvision.sources import VideoWriter, open_source
-from kits import run_kit
+from kits import call_kit, run_kit
 
 FRAMES = 16
 BOXES = [word for box in FIRST_BOXES for word in ("--box", *map(str, box))]
@@ -28,7 +28,8 @@ CPU = ("--provider", "cpu")
 
 
 def track(folder: Path, *arguments: str, **options: Any) -> Any:
-    return run_kit(folder, *arguments, program="track.py", **options)
+    run = run_kit if options else call_kit  # another Python needs a process
+    return run(folder, *arguments, program="track.py", **options)
 
 
 @pytest.fixture(scope="module")

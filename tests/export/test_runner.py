@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from effvision.host.image import resize_crop
 from effvision.models.tsm.clock import FrameClock
 from effvision.models.tsm.smoothing import JESTER_DEMO, Smoothing
-from kits import C_CUDART, Cudart, loaded, run_kit, small_model, tensorrt
+from kits import C_CUDART, Cudart, call_kit, loaded, small_model, tensorrt
 from waiting import wait_until
 
 FILES = Path(__file__).resolve().parents[2] / "effvision" / "export" / "kit_files"
@@ -348,11 +348,11 @@ def test_a_provider_asked_for_is_had_or_it_is_an_error(
     ],
 )
 def test_wrong_use_is_two(kit: Path, arguments: list[str]) -> None:
-    assert run_kit(kit, *arguments).returncode == 2
+    assert call_kit(kit, *arguments).returncode == 2
 
 
 def test_bench_prints_milliseconds_and_a_model_of_another_kind_is_refused(kit: Path, tmp_path: Path) -> None:
-    done = run_kit(kit, "--bench", "5", "--provider", "cpu")
+    done = call_kit(kit, "--bench", "5", "--provider", "cpu")
     assert done.returncode == 0 and re.search(r"prepare_ms +p50 .*\nrun_ms +p50", done.stdout)
     block = json.loads((kit / "model.json").read_text("utf-8"))["effvision"]
     with loaded(kit) as programs, pytest.raises(programs.stream.KitError, match="its own kit"):
@@ -488,7 +488,7 @@ def test_a_recording_of_a_camera_takes_as_long_as_it_did(kit: Path, tmp_path: Pa
 
 def test_a_file_that_holds_no_frame_and_labels_no_terminal_can_show(kit: Path, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no video")
-    done = run_kit(kit, "--source", str(tmp_path / "clip.mp4"), "--provider", "cpu")
+    done = call_kit(kit, "--source", str(tmp_path / "clip.mp4"), "--provider", "cpu")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     with loaded(kit) as programs:
         stream = SimpleNamespace(encoding="ascii", written=[], flush=lambda: None)

@@ -253,7 +253,6 @@ def test_impossible_votes_are_refused(wrong: tuple[int, int, Any]) -> None:
         Votes(wrong[0], wrong[1], rule=wrong[2])
 
 
-@pytest.mark.alone
 def test_a_million_points_are_cut_and_voted_on_in_seconds() -> None:
     xyz = scene(1_000_000, size=100)
     start = time.process_time()

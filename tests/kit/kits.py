@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -51,10 +53,38 @@ def small_model(*, shift: Direction = "causal") -> TSM:
 def run_kit(
     folder: Path, *arguments: str, python: str = sys.executable, program: str = "runner.py", **variables: str
 ) -> Any:
-    """Run a kit's program as a user does, in its folder."""
+    """Run a kit's program as a user does, in its folder and in a process of its own, which takes a second to start."""
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8", **variables}
     command = [python, program, *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=240)
+
+
+def call_kit(folder: Path, *arguments: str, program: str = "runner.py") -> Any:
+    """Run a kit's program from its first line in this process: the same answer as `run_kit` in a tenth of the time."""
+    said, complained = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    before, home, code = set(sys.modules), os.getcwd(), 0
+    kept = sys.argv, sys.dont_write_bytecode, [sys.modules.pop(name, None) for name in MODULES]
+    sys.argv, sys.dont_write_bytecode = [program, *arguments], True
+    sys.path.insert(0, str(folder))
+    os.chdir(folder)
+    try:
+        with redirect_stdout(said), redirect_stderr(complained):
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as left:
+        code = int(left.code or 0)
+    finally:
+        os.chdir(home)
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+                del sys.modules[name]  # the next kit has modules of the same names
+        sys.argv, sys.dont_write_bytecode, modules = kept
+        sys.modules.update({name: module for name, module in zip(MODULES, modules, strict=True) if module is not None})
+    texts = []
+    for stream in (said, complained):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode("utf-8"))  # type: ignore[attr-defined]
+    return SimpleNamespace(returncode=code, stdout=texts[0], stderr=texts[1])
 
 
 @contextmanager

@@ -113,7 +113,6 @@ def test_equal_points_and_a_single_one_give_a_dot() -> None:
         assert 0 < painted(render_points(xyz, of((0, 0, 0), len(xyz)), size=(80, 80))).mean() < 0.2
 
 
-@pytest.mark.alone
 def test_a_million_points_are_drawn_in_about_a_second() -> None:
     xyz = square(1_000_000, size=100)
     start = time.process_time()

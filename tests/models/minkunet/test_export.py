@@ -23,7 +23,7 @@ from effvision.models.minkunet.predictor import SPVCNN, MinkUNet, SparsePredicto
 from effvision.models.minkunet.sample import small_sample
 from effvision.sample_scenes import sample_scene
 from effvision.sources import open_cloud, write_ply
-from kits import run_kit
+from kits import call_kit
 from sparse_cards import CARDS, LABELS, NARROW, POINTS, SCENE, add_cards
 
 onnx = pytest.importorskip("onnx")
@@ -189,7 +189,7 @@ def test_a_kit_verifies_itself_and_answers_what_the_predictor_does(models: Any, 
     report = model.export_kit("onnx", tmp_path / "kit")
     assert "verified" not in report.verified and "labels" in report.verified
     scan = write_ply(tmp_path / "scan.ply", scene.xyz, intensity=scene.fields["intensity"])
-    done = run_kit(report.folder, str(scan), "--save", str(tmp_path / "out.ply"))
+    done = call_kit(report.folder, str(scan), "--save", str(tmp_path / "out.ply"))
     assert done.returncode == 0, done.stderr
     wanted, got = model.predict(scan), open_cloud(tmp_path / "out.ply")
     np.testing.assert_array_equal(got.fields["label"], wanted.labels)
@@ -201,7 +201,7 @@ def test_a_kit_verifies_itself_and_answers_what_the_predictor_does(models: Any, 
     with np.load(report.folder / "golden.npz", allow_pickle=False) as file:
         golden = {name: file[name] for name in file.files}
     np.savez(report.folder / "golden.npz", **{**golden, "logits": golden["logits"] + 1})
-    done = run_kit(report.folder, "--verify", "golden.npz")
+    done = call_kit(report.folder, "--verify", "golden.npz")
     assert done.returncode == 1 and "BAD  network" in done.stderr
 
 

@@ -18,7 +18,7 @@ from effvision.export.vendored import vendored
 from effvision.models.pvcnn.predictor import PVCNN
 from effvision.models.pvcnn.sample import small_sample
 from effvision.sources import open_cloud, write_ply
-from kits import run_kit
+from kits import call_kit
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -52,16 +52,16 @@ def test_a_kit_verifies_itself_and_answers_what_the_predictor_does(
     kits: dict[str, Any], form: str, scan: Path, tmp_path: Path
 ) -> None:
     model, report = kits[form]
-    done = run_kit(report.folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(report.folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 0 and "verified on CPUExecutionProvider" in done.stderr, done.stderr
-    done = run_kit(report.folder, str(scan), "--save", str(tmp_path / "out.ply"))
+    done = call_kit(report.folder, str(scan), "--save", str(tmp_path / "out.ply"))
     assert done.returncode == 0, done.stderr
     wanted, got = model.predict(scan), open_cloud(tmp_path / "out.ply")
     np.testing.assert_array_equal(got.fields["label"], wanted.labels)
     np.testing.assert_allclose(got.fields["score"], wanted.scores, atol=1e-5)
     np.testing.assert_array_equal(got.fields["rgb"], wanted.rgb)
     np.testing.assert_allclose(got.world(), open_cloud(scan).world(), atol=1e-3)
-    (line,) = run_kit(report.folder, str(scan), "--json").stdout.splitlines()
+    (line,) = call_kit(report.folder, str(scan), "--json").stdout.splitlines()
     assert json.loads(line)["counts"] == wanted.counts
 
 
@@ -96,13 +96,13 @@ def test_bad_clouds_are_told_and_the_others_go_on(kits: dict[str, Any], scan: Pa
     bad.write_bytes(b"ply\nformat")
     out = tmp_path / "out"
     out.mkdir()
-    done = run_kit(folder, str(bad), str(scan), "--save", str(out))
+    done = call_kit(folder, str(bad), str(scan), "--save", str(out))
     assert done.returncode == 1 and "bad.ply" in done.stderr and "Traceback" not in done.stderr
     assert [path.name for path in out.iterdir()] == ["scan.ply"]
     before = scan.read_bytes()
-    done = run_kit(folder, str(scan), "--save", str(scan))
+    done = call_kit(folder, str(scan), "--save", str(scan))
     assert done.returncode == 1 and "would write over" in done.stderr and scan.read_bytes() == before
-    assert run_kit(folder, "--verify", "model.json").returncode == 1
+    assert call_kit(folder, "--verify", "model.json").returncode == 1
 
 
 def test_wrong_weights_and_wrong_numbers_do_not_verify(kits: dict[str, Any], tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_wrong_weights_and_wrong_numbers_do_not_verify(kits: dict[str, Any], tmp
         golden = {name: file[name] for name in file.files}
     for name, words in (("logits", "BAD  network"), ("points", "BAD  preparation")):
         np.savez(folder / "golden.npz", **{**golden, name: golden[name] + 1})
-        done = run_kit(folder, "--verify", "golden.npz")
+        done = call_kit(folder, "--verify", "golden.npz")
         assert done.returncode == 1 and words in done.stderr and "NOT VERIFIED" in done.stderr
     np.savez(folder / "golden.npz", **{**golden, "labels": golden["labels"] + 1})
-    assert "BAD  labels" in run_kit(folder, "--verify", "golden.npz").stderr
+    assert "BAD  labels" in call_kit(folder, "--verify", "golden.npz").stderr
     np.savez(folder / "golden.npz", **{**golden, "weights": np.array("others")})
-    assert "other weights" in run_kit(folder, "--verify", "golden.npz").stderr
+    assert "other weights" in call_kit(folder, "--verify", "golden.npz").stderr
 
 
 def test_python_3_8_runs_it(kits: dict[str, Any], scan: Path) -> None:
@@ -202,6 +202,6 @@ def test_half_precision_and_the_users_own_large_cloud(kits: dict[str, Any], tmp_
     with np.load(report.folder / "golden.npz", allow_pickle=False) as file:
         kept = file["xyz"]
     assert len(kept) == 30_000 and np.abs(kept[:, :2] - 200).max() < 130  # the middle of it
-    done = run_kit(report.folder, "--verify", "golden.npz", "--provider", "cpu")
+    done = call_kit(report.folder, "--verify", "golden.npz", "--provider", "cpu")
     assert done.returncode == 0 and "fp16" in done.stderr, done.stderr
     assert "float16" in (report.folder / "README.md").read_text("utf-8")
