@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 
 from effvision._files import as_path
+from effvision.answers import Answers
 from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
 from effvision.errors import CardError, EffvisionError, InputError, ModelFileError
@@ -301,6 +302,14 @@ class Predictor(ABC):
             InputError: the lengths differ, a session appears twice, or belongs to another predictor.
         """
         return update_many(self, sessions, inputs, [{}] * len(sessions) if options is None else options)
+
+    def for_files(self) -> Answers:
+        """Return what answers for one file after the other, for `effvision.batch`; families name their options as arguments.
+
+        Raises:
+            InputError: an option cannot be used, or one that is needed is missing.
+        """
+        return Answers(self)
 
     def export(
         self,

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "training_lidar_run",
         "viz",
     ),
-    ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
+    ("answers", "cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
     (
         "__main__",
@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "options",
         "running",
         "running_clouds",
+        "running_map",
         "running_tracks",
     ),
 )
@@ -101,6 +102,7 @@ AT_TOP: dict[str, tuple[str, ...]] = {
     "laspy": (),
     "open3d": (),
     "PIL": (),
+    "pyarrow": (),
     "ray": (),
     "tensorrt": (),
     "torchsparse": (),
@@ -116,6 +118,7 @@ HEAVY = (
     "gradio",
     "open3d",
     "PIL",
+    "pyarrow",
     "ray",
     "tensorrt",
     "torchsparse",
