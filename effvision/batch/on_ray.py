@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from effvision._optional import require
@@ -78,19 +79,18 @@ class RayCrew(Crew):
         self._spec = {**spec, "progress": False}
         self._begun = not self._ray.is_initialized()
         if self._begun:
-            here = {"num_cpus": spec["workers"] * spec["threads"], "object_store_memory": _STORE_BYTES}
+            here: dict[str, Any] = {"num_cpus": spec["workers"] * spec["threads"], "object_store_memory": _STORE_BYTES}
             given = {"address": address} if address else {"address": "local", "include_dashboard": False, **here}
             try:
-                self._ray.init(log_to_driver=False, logging_level="error", **given)
+                with _searched_here():
+                    self._ray.init(log_to_driver=False, logging_level="error", **given)
             except Exception as error:  # Ray raises a dozen kinds
                 where = f"reach the Ray cluster at {address}" if address else "start Ray on this machine"
                 raise RuntimeFailure(f"cannot {where}: {str(error).partition(chr(10))[0]}\nhint: ray status") from error
-        actor = self._ray.remote(Actor)
-        # its questions are answered beside the work, which may hang
         gpus = 1 if str(spec["device"]).startswith("cuda") else 0
-        self._made = actor.options(
-            num_cpus=spec["threads"], num_gpus=gpus, max_restarts=0, max_task_retries=0, concurrency_groups={"ask": 1}
-        )
+        settled = {"num_cpus": spec["threads"], "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
+        # `beats` is answered beside the work, which may hang
+        self._made = self._ray.remote(concurrency_groups={"ask": 1}, **settled)(Actor)
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, int] = {}
         self._asked: dict[Any, int] = {}
@@ -174,6 +174,20 @@ class RayCrew(Crew):
             return Event(number, "beat") if answer != before else None
         said = json.loads(answer)
         return Event(number, said.pop("event"), said)
+
+
+@contextlib.contextmanager
+def _searched_here() -> Iterator[None]:
+    """Let what is started now look for modules where this process does."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _first(error: Exception) -> str:
