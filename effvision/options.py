@@ -9,13 +9,15 @@ from typing import Any
 __all__ = ["add_bench", "add_demo", "add_export", "add_map", "add_run", "add_sample", "natural"]
 
 
-def _add_model(command: argparse.ArgumentParser, *, files: str) -> None:
+def _add_model(
+    command: argparse.ArgumentParser, *, files: str, threads: str = "threads inside an operator (default: all cores)"
+) -> None:
     """Add which model, and what it runs in."""
     command.add_argument("model", help=f"a card's name (`effvision list`), {files}")
     command.add_argument("--card", help="the card whose settings a checkpoint file has")
     command.add_argument("--runtime", choices=("torch", "onnx"), help="default: the exported file where there is one")
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps, tensorrt, coreml, openvino (default: cpu)")
-    command.add_argument("--threads", type=_positive, help="threads inside an operator (default: all cores)")
+    command.add_argument("--threads", type=_positive, help=threads)
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
@@ -48,7 +50,8 @@ def add_run(command: argparse.ArgumentParser) -> None:
 
 def add_map(command: argparse.ArgumentParser) -> None:
     """Add the options of `effvision map`."""
-    _add_model(command, files="a checkpoint, an exported .onnx file, or module:function that makes a predictor")
+    files = "a checkpoint, an exported .onnx file, or module:function that makes a predictor"
+    _add_model(command, files=files, threads="threads of each worker (default: cores over workers)")
     command.add_argument(
         "--inputs",
         metavar="PATTERN",

@@ -135,7 +135,8 @@ class _Telling:
             print(json.dumps({**report.to_dict(), "seconds": round(spent_s, 3)}, ensure_ascii=False), flush=True)
         errors = f"{report.errors} with an error" if report.errors else "no errors"
         already = f" ({report.already} had a row before)" if report.already else ""
-        self._say(f"wrote {report.out}: {report.files} files{already}, {errors}, {report.rows} rows; {spent_s:.1f} s")
+        wrote = f"wrote {report.out}" if report.done else f"nothing to do, {report.out} is complete"
+        self._say(f"{wrote}: {report.files} files{already}, {errors}, {report.rows} rows; {spent_s:.1f} s")
         if report.errors and not report.done:
             self._say("hint: --retry-errors does those with an error again")
 

@@ -30,7 +30,7 @@ def expand(
     """Return the files of all patterns, each once, sorted, relative or absolute as they were given.
 
     Args:
-        patterns: Files, which need not all be there (that is found when their turn comes); folders, which stand for the files at
+        patterns: Files, which need not all be there (found when their turn comes); folders, which stand for the files at
             their top; patterns (`videos/**/*.mp4`), which find files, or folders where they end in a slash (`clips/*/`).
         leave_out: The output and folders below which nothing is an input.
         reads: Suffixes of the files that a folder stands for.

@@ -34,6 +34,7 @@ _CAN_LOCK: bool = fcntl is not None
 __all__ = ["FORMAT", "Ledger"]
 
 FORMAT = 1
+_OPEN = 100  # files of rows read at once: a run may have been cut off more often than files can be open
 _SYNC_S = 1.0  # a crash of the machine, not of the program, costs the rows of so many seconds
 _SAME = ("card", "weights_sha256", "counts", "columns", "options")
 _ALREADY = "as this run has it"
@@ -105,6 +106,10 @@ class Ledger:
         """Whether there are rows that are not in the table yet."""
         return bool(self._places)
 
+    @property
+    def _safe(self) -> str:
+        return f"; {len(self._places)} rows are safe in {self.folder}"
+
     def check(self, **known: Any) -> None:
         """Compare what is known so far with what the rows there have.
 
@@ -159,7 +164,7 @@ class Ledger:
         try:
             _write(self._file, line)
         except OSError as error:
-            raise _unwritable(self.folder, error, rows=len(self._places)) from error
+            raise _unwritable(self.folder, error, safe=self._safe) from error
         self._places[row["path"]] = (len(self._segments) - 1, self._end, len(line))
         self.states[row["path"]] = row["status"]
         self._end += len(line)
@@ -185,7 +190,7 @@ class Ledger:
         try:
             os.fsync(self._file)
         except OSError as error:
-            raise _unwritable(self.folder, error, rows=len(self._places)) from error
+            raise _unwritable(self.folder, error, safe=self._safe) from error
         self._dirty = False
 
     def finish(self) -> int:
@@ -201,7 +206,7 @@ class Ledger:
             written = write_rows(self.out, self.identity, self._rows())
             _sync_folder(self.out.parent)
         except OSError as error:
-            raise _unwritable(self.out, error, rows=len(self._places)) from error
+            raise _unwritable(self.out, error, safe=self._safe) from error
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -247,10 +252,15 @@ class Ledger:
                     yield row, len(repr(row))
 
     def _new_rows(self) -> Iterator[tuple[dict[str, Any], int]]:
+        files: dict[int, IO[bytes]] = {}
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(path.open("rb")) for path in self._segments]
             for path in sorted(self._places):
                 number, place, length = self._places[path]
+                if number not in files:
+                    if len(files) >= _OPEN:
+                        stack.pop_all().close()
+                        files.clear()
+                    files[number] = stack.enter_context(self._segments[number].open("rb"))
                 files[number].seek(place)
                 yield json.loads(files[number].read(length)), length
 
@@ -330,13 +340,9 @@ def _locked(folder: Path) -> int:
         folder.mkdir(exist_ok=True)
 
 
-def _unwritable(path: Path, error: OSError, *, rows: int | None = None) -> SourceError:
-    if isinstance(error, SourceError) and rows is None:
-        return error
-    reason = error.strerror or str(error).partition("\n")[0]
-    safe = "" if rows is None else f"; {rows} rows are safe beside it"
-    text = reason if isinstance(error, SourceError) else f"cannot write {path}: {reason}"
-    return SourceError(f"{text}{safe}\nhint: make room or mend the cause, then the same command goes on from there")
+def _unwritable(path: Path, error: OSError, *, safe: str = "") -> SourceError:
+    reason = str(error) if isinstance(error, SourceError) else f"cannot write {path}: {error.strerror or error}"
+    return SourceError(f"{reason}{safe}\nhint: make room or mend the cause, then the same command goes on from there")
 
 
 def _shown(value: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -74,7 +75,9 @@ class RayCrew(Crew):
             RuntimeFailure: there is no cluster at that address, or Ray does not start.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told not to
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault(
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+        )  # what it will do by itself, without its warning
         self._ray = require("ray", extra="scale")
         self._spec = {**spec, "progress": False}
         self._begun = not self._ray.is_initialized()
@@ -82,7 +85,7 @@ class RayCrew(Crew):
             here: dict[str, Any] = {"num_cpus": spec["workers"] * spec["threads"], "object_store_memory": _STORE_BYTES}
             given = {"address": address} if address else {"address": "local", "include_dashboard": False, **here}
             try:
-                with _searched_here():
+                with _searched_here(), _own_signals():
                     self._ray.init(log_to_driver=False, logging_level="error", **given)
             except Exception as error:  # Ray raises a dozen kinds
                 where = f"reach the Ray cluster at {address}" if address else "start Ray on this machine"
@@ -188,6 +191,17 @@ def _searched_here() -> Iterator[None]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what was to happen on SIGTERM: Ray puts an exit of its own in its place."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, before)
 
 
 def _first(error: Exception) -> str:

@@ -53,7 +53,7 @@ class MapSettings:
         retry_errors: Do files again whose row has an error.
         card: The card of a checkpoint.
         runtime: As in `Predictor.from_pretrained`; a card with a bundled exported file runs in ONNX Runtime unless told.
-        device: As there.
+        device: As there. On Ray each worker on `cuda` has a GPU of its own.
         progress: Show a bar on standard error where that is a terminal.
 
     Raises:
