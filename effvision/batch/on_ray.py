@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from effvision.errors import EffvisionError, RuntimeFailure, SourceError
 __all__ = ["Actor", "RayCrew"]
 
 _ASK_S = 1.0  # between two questions to each actor whether it gets on
+_KNOCK_S = 5.0
 _STORE_BYTES = 100_000_000  # rows are small; Ray would take a third of the memory
 
 
@@ -84,12 +86,12 @@ class RayCrew(Crew):
         if self._begun:
             here: dict[str, Any] = {"num_cpus": spec["workers"] * spec["threads"], "object_store_memory": _STORE_BYTES}
             given = {"address": address} if address else {"address": "local", "include_dashboard": False, **here}
+            _knock(address)
             try:
                 with _searched_here(), _own_signals():
                     self._ray.init(log_to_driver=False, logging_level="error", **given)
             except Exception as error:  # Ray raises a dozen kinds
-                where = f"reach the Ray cluster at {address}" if address else "start Ray on this machine"
-                raise RuntimeFailure(f"cannot {where}: {str(error).partition(chr(10))[0]}\nhint: ray status") from error
+                raise _unreachable(address, _first(error)) from error
         gpus = 1 if str(spec["device"]).startswith("cuda") else 0
         settled = {"num_cpus": spec["threads"], "num_gpus": gpus, "max_restarts": 0, "max_task_retries": 0}
         # `beats` is answered beside the work, which may hang
@@ -177,6 +179,25 @@ class RayCrew(Crew):
             return Event(number, "beat") if answer != before else None
         said = json.loads(answer)
         return Event(number, said.pop("event"), said)
+
+
+def _knock(address: str | None) -> None:
+    """Say in seconds that nobody answers at `host:port`; Ray would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, str(error)) from error
+
+
+def _unreachable(address: str | None, why: str) -> RuntimeFailure:
+    if address is None:
+        return RuntimeFailure(f"cannot start Ray on this machine: {why}\nhint: --engine local needs no Ray")
+    return RuntimeFailure(
+        f"cannot reach the Ray cluster at {address}: {why}\n"
+        f"hint: `ray status --address {address}`; a cluster with tokens needs RAY_AUTH_MODE=token and the token here"
+    )
 
 
 @contextlib.contextmanager
