@@ -16,12 +16,14 @@ from effvision.errors import InputError
 from effvision.results import Columns, Result
 from effvision.sources import Frame, Source, open_cloud, open_source
 from effvision.sources.cloud_columns import check_columns
-from effvision.sources.clouds import CLOUD_SUFFIXES
 from effvision.sources.sniff import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-__all__ = ["Answer", "Answers", "CloudAnswers", "FrameAnswers", "Tell", "Told", "answers_for"]
+__all__ = ["FRAME_SUFFIXES", "Answer", "Answers", "CloudAnswers", "FrameAnswers", "Tell", "Told", "answers_for"]
 
 Tell = Callable[[int], None]
+
+FRAME_SUFFIXES = tuple(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
+"""Of files that hold frames."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,11 @@ class Answers:
         columns: What a row has, by name; see `effvision.results.Columns`.
         counts: What `Answer.count` counts: the name of that column.
         saves: Suffixes a file's full answer can be saved as, the usual one first; none where the row says everything.
-        reads: Suffixes of the files that are taken from a folder.
-        clips: Whether a folder may stand for one input.
     """
 
     columns: Columns = Result.columns
     counts: ClassVar[str] = "inputs"
     saves: ClassVar[tuple[str, ...]] = ()
-    reads: ClassVar[tuple[str, ...]] = tuple(sorted(IMAGE_SUFFIXES))
-    clips: ClassVar[bool] = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -78,8 +76,6 @@ class FrameAnswers(Answers):
     """One answer for all frames of a video, a picture, or a folder of pictures."""
 
     counts = "frames"
-    reads = tuple(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES))
-    clips = True
 
     def __init__(self, model: Any, columns: Columns) -> None:
         super().__init__(model)
@@ -100,7 +96,6 @@ class CloudAnswers(Answers):
 
     counts = "points"
     saves = (".npz", ".ply", ".png", ".jpg", ".json")
-    reads = CLOUD_SUFFIXES
 
     def __init__(self, model: Any, row: Columns, *, seed: int = 0, **reading: Any) -> None:
         """Take what `CloudPredictor.for_files` was given; `reading` is for `effvision.open_cloud`."""

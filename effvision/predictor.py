@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 
 from effvision._files import as_path
-from effvision.answers import Answers
+from effvision.answers import FRAME_SUFFIXES, Answers
 from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
 from effvision.errors import CardError, EffvisionError, InputError, ModelFileError
@@ -75,6 +75,7 @@ class Predictor(ABC):
         sample_suffix: Of the files `write_sample` makes.
         sample_words: What `effvision run` has to be told besides the sample.
         update_options: Names `Session.update` takes besides its first argument.
+        reads: Suffixes of the files a folder stands for in `effvision map`.
         takes: What one update takes: a frame or a cloud of points.
         joins: Whether several sessions fit into one call of the network; otherwise `update_many` takes them in turns.
         counts: What the first axis of a session's state counts: its one stream, or the objects in it, any number of them.
@@ -87,6 +88,7 @@ class Predictor(ABC):
     sample_words: ClassVar[str] = ""
     update_options: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[Literal["frames", "clouds"]] = "frames"
+    reads: ClassVar[tuple[str, ...]] = FRAME_SUFFIXES
     joins: ClassVar[bool] = True
     counts: ClassVar[Literal["stream", "objects"]] = "stream"
 

@@ -123,7 +123,7 @@ class _Telling:
         if not self._bar and now_s - self._told_s > _EVERY_S:
             self._told_s = now_s
             rate = (self._done - self._before) / max(1e-9, now_s - self._began_s)
-            self._say(f"{self._done} of {self._files} files, {self._errors} errors, {rate:.1f} files a second")
+            self._say(f"{self._done} of {self._files} files, {self._errors} errors, {rate:.2g} files a second")
 
     def stopped(self) -> None:
         self._say(f"stopped: {self._done} of {self._files} files are done and kept in {self._out}.parts")

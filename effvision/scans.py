@@ -18,7 +18,7 @@ from effvision.errors import DTypeError, EffvisionError, InputError, StateError,
 from effvision.predictor import Memory, Predictor
 from effvision.results import Result, Segmentation
 from effvision.sources.cloud_stream import open_clouds, refuse_frames
-from effvision.sources.clouds import open_cloud
+from effvision.sources.clouds import CLOUD_SUFFIXES, open_cloud
 from effvision.state import Array
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class CloudPredictor(Predictor):
 
     sample_suffix: ClassVar[str] = ".ply"
     takes: ClassVar[Literal["frames", "clouds"]] = "clouds"
+    reads: ClassVar[tuple[str, ...]] = CLOUD_SUFFIXES
     joins: ClassVar[bool] = False
 
     watch: Callable[[int, int], None] | None = None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from effvision._files import as_path
-from effvision.answers import Answers, CloudAnswers, FrameAnswers
 from effvision.batch.worker import is_builder, plain
 from effvision.cards import get_card, predictor_class
 from effvision.errors import DTypeError, InputError
@@ -132,9 +131,8 @@ class MapSettings:
         """Return the suffixes of files that are taken from a folder; none: all."""
         if "card" not in self.known():
             return ()
-        family = predictor_class(get_card(self.name).family)
-        kinds: dict[str, type[Answers]] = {"clouds": CloudAnswers, "frames": FrameAnswers}
-        return kinds.get(family.takes, Answers).reads
+        suffixes: tuple[str, ...] = predictor_class(get_card(self.name).family).reads
+        return suffixes
 
     def not_inputs(self) -> list[Path]:
         """Return the files and folders below which nothing is an input."""
