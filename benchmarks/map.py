@@ -24,10 +24,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from _machine import Figure, main
 
 from effvision.batch.table import read_rows
@@ -109,6 +112,27 @@ def measure_efficiency(card: str, folder: Path, rounds: int) -> tuple[float, dic
     return statistics.median(ratios), found
 
 
+def products(spent_s: float) -> int:
+    """Count matrix products on one thread in so many seconds."""
+    torch.set_num_threads(1)
+    a = torch.ones(512, 512)
+    until, count = time.monotonic() + spent_s, 0
+    while time.monotonic() < until:
+        torch.mm(a, a)
+        count += 1
+    return count
+
+
+def machine_gain(spent_s: float) -> float:
+    """What two processes of one thread each compute here in the time one alone computes 1: 2 where the cores are whole."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        list(pool.map(products, [0.5, 0.5]))  # both have started
+        before = pool.submit(products, spent_s).result()
+        both = sum(pool.map(products, [spent_s, spent_s]))
+        after = pool.submit(products, spent_s).result()
+    return 2 * both / (before + after)
+
+
 def rows_there(folder: Path) -> int:
     parts = folder.with_suffix(".parquet.parts")
     return sum(path.read_bytes().count(b"\n") for path in parts.glob("rows-*.jsonl"))
@@ -158,11 +182,12 @@ def engines(options: argparse.Namespace) -> Sequence[str]:
 
 def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:
     full = not (options.quick or options.smoke)
-    count, frames, rounds = (6, 30, 1) if options.smoke else (60, 120, 3) if options.quick else (120, 240, 3)
+    count, frames, rounds = (6, 30, 1) if options.smoke else (120, 120, 3) if options.quick else (120, 240, 5)
     details: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_clips(folder / "clips", count, frames)
+        details["two processes over one, matrix products"] = machine_gain(0.5 if options.smoke else 3.0)
         efficiency, details["clips"] = measure_efficiency(CARD, folder / "clips", rounds)
         if full:
             write_clouds(folder / "clouds", 24)
