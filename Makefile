@@ -26,7 +26,7 @@ export PYTHONUNBUFFERED = 1
 help:  ## this list
 	@echo "make demo      the live page at http://localhost:$(PORT)/ (first use downloads about 180 MB; no PyTorch); Ctrl-C ends it"
 	@echo "make label     label a generated clip on the command line, with the same installation"
-	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 460 MB, PyTorch's CPU build in it)"
+	@echo "make test      ruff, mypy and pytest, as CI runs them (first use downloads about 520 MB, PyTorch's CPU build in it)"
 	@echo "make lint      ruff and mypy only"
 	@echo "make format    put the code into the form that lint asks for"
 	@echo "make bench     the quick benchmarks: ratios against named rivals on this machine"
@@ -62,7 +62,7 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
-	@echo "Installing effvision, PyTorch, ONNX, Gradio and the checkers into $(VENV) (about 460 MB to download)"
+	@echo "Installing effvision, PyTorch, ONNX, Gradio and the checkers into $(VENV) (about 520 MB to download)"
 	@$(PIP) setuptools
 	@arguments=$$($(PY) .ci/preflight.py torch-index "$(TORCH_INDEX)") && $(PIP) $$arguments torch
 	@$(PIP) --no-build-isolation --editable '.[torch,onnx,demo,dev]'

@@ -1,4 +1,4 @@
-"""The command line: `effvision list|info|run|demo|export|jetson-check|bench|sample|doctor`.
+"""The command line: `effvision list|info|run|map|demo|export|jetson-check|bench|sample|doctor`.
 
 Exit codes: 0 fine, 1 the job failed, 2 wrong use. `--json` prints one JSON object a line on standard output; progress bars and
 messages go to standard error.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from effvision.errors import CardError, EffvisionError, InputError
-from effvision.options import add_bench, add_demo, add_export, add_run, natural
+from effvision.options import add_bench, add_demo, add_export, add_map, add_run, add_sample
 
 __all__ = ["main"]
 
@@ -69,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run(run)
 
+    add_map(
+        add(
+            "map",
+            _map,
+            "Run a model over many files, here or on a cluster: a table with one row for each; goes on when cut off.",
+        )
+    )
+
     export = add(
         "export", _export, "Write an ONNX file or a device's kit that runs without PyTorch, checked against it."
     )
@@ -83,12 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", _bench, "Time the steps of a model on this machine; of two models side by side with --vs.")
     add_bench(bench)
 
-    sample = add("sample", _sample, "Generate a sample input file for a model; nothing is downloaded.")
-    sample.add_argument("model", nargs="?", help="a card's name (default: the first that takes such files)")
-    sample.add_argument(
-        "--out", metavar="FILE", type=Path, required=True, help="the file to write, sample.mp4 or sample.ply"
-    )
-    sample.add_argument("--seed", type=natural, default=0, help="another seed, another picture (default: 0)")
+    add_sample(add("sample", _sample, "Generate a sample input file for a model; nothing is downloaded."))
 
     demo = add("demo", _demo, "Serve the live page: camera, files and samples in the browser.")
     add_demo(demo)
@@ -107,15 +110,10 @@ def _emit(data: Any) -> None:
 
 def _load(options: argparse.Namespace) -> Any:
     """Load a model for running: the bundled exported file starts fastest and needs no PyTorch, so it is preferred."""
-    from importlib.util import find_spec
-
-    from effvision.cards import list_cards
+    from effvision.loading import preferred_runtime
     from effvision.predictor import Predictor
 
-    runtime = options.runtime
-    exported = {name for card in list_cards() if card.onnx for name in (card.name, card.family if card.default else "")}
-    if runtime is None and options.device == "cpu" and options.model in exported and find_spec("onnxruntime"):
-        runtime = "onnx"
+    runtime = preferred_runtime(options.model, options.runtime, options.device)
     return Predictor.from_pretrained(
         options.model, card=options.card, runtime=runtime, device=options.device, threads=options.threads, progress=True
     )
@@ -221,6 +219,12 @@ def _run(options: argparse.Namespace) -> int:
 
     check(options)
     return run(_load(options), options)
+
+
+def _map(options: argparse.Namespace) -> int:
+    from effvision.running_map import run_map
+
+    return run_map(options)
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -6,11 +6,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from effvision.cards import Card
+from effvision.cards import Card, list_cards
 from effvision.checkpoints import bundled, cache_folder, find_weights
 from effvision.errors import CardError, CheckpointError, EffvisionError, InputError, MissingDependencyError
 
-__all__ = ["RuntimeName", "card_of", "check_choices", "choose", "exported", "installed_runtimes"]
+__all__ = ["RuntimeName", "card_of", "check_choices", "choose", "exported", "installed_runtimes", "preferred_runtime"]
 
 RuntimeName = Literal["torch", "onnx"]
 
@@ -59,6 +59,17 @@ def choose(runtime: RuntimeName | None) -> RuntimeName:
             "runtime 'onnx' needs ONNX Runtime, which is not installed\nhint: pip install 'effvision[onnx]'"
         )
     return runtime or installed[0]
+
+
+def preferred_runtime(model: str, runtime: RuntimeName | None, device: str) -> RuntimeName | None:
+    """Return ONNX Runtime for a card with a bundled exported file on the processor, where nothing else was asked for.
+
+    Such a file starts fastest, takes the least memory, and needs no PyTorch.
+    """
+    exported = {name for card in list_cards() if card.onnx for name in (card.name, card.family if card.default else "")}
+    if runtime is None and device == "cpu" and model in exported and importlib.util.find_spec("onnxruntime"):
+        return "onnx"
+    return runtime
 
 
 def card_of(path: Path) -> str:

@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add_bench", "add_demo", "add_export", "add_run", "natural"]
+__all__ = ["add_bench", "add_demo", "add_export", "add_map", "add_run", "add_sample", "natural"]
 
 
-def _add_model(command: argparse.ArgumentParser, *, files: str) -> None:
+def _add_model(
+    command: argparse.ArgumentParser, *, files: str, threads: str = "threads inside an operator (default: all cores)"
+) -> None:
     """Add which model, and what it runs in."""
     command.add_argument("model", help=f"a card's name (`effvision list`), {files}")
     command.add_argument("--card", help="the card whose settings a checkpoint file has")
     command.add_argument("--runtime", choices=("torch", "onnx"), help="default: the exported file where there is one")
     command.add_argument("--device", default="cpu", help="cpu, cuda, mps, tensorrt, coreml, openvino (default: cpu)")
-    command.add_argument("--threads", type=_positive, help="threads inside an operator (default: all cores)")
+    command.add_argument("--threads", type=_positive, help=threads)
 
 
 def add_run(command: argparse.ArgumentParser) -> None:
@@ -51,9 +53,72 @@ def add_run(command: argparse.ArgumentParser) -> None:
     _add_tracking(command)
 
 
+def add_map(command: argparse.ArgumentParser) -> None:
+    """Add the options of `effvision map`."""
+    files = "a checkpoint, an exported .onnx file, or module:function that makes a predictor"
+    _add_model(command, files=files, threads="threads of each worker (default: cores over workers)")
+    command.add_argument(
+        "--inputs",
+        metavar="PATTERN",
+        nargs="+",
+        action="append",
+        required=True,
+        help="files, folders, patterns such as 'videos/**/*.mp4'; 'clips/*/' takes folders of pictures as clips",
+    )
+    command.add_argument("--out", metavar="FILE.parquet", type=Path, required=True, help="the table to write")
+    command.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="processes here, or Ray (default: local)"
+    )
+    command.add_argument("--workers", metavar="N", type=_positive, help="default: one a core, 8 at most")
+    command.add_argument("--address", help="of a Ray cluster (default: Ray is started on this machine)")
+    command.add_argument(
+        "--timeout", metavar="S", type=float, help="seconds one file may take (default: as long as it gets on)"
+    )
+    command.add_argument(
+        "--stall",
+        metavar="S",
+        type=float,
+        default=300.0,
+        help="seconds without another frame that mean it hangs (default: 300)",
+    )
+    command.add_argument(
+        "--save-dir",
+        metavar="DIR",
+        type=Path,
+        help="write the labels of each point, or the boxes of each frame, to files there",
+    )
+    command.add_argument(
+        "--save-as", metavar="SUFFIX", help="of these files: .npz (default) or .ply of clouds, .csv of boxes"
+    )
+    command.add_argument("--retry-errors", action="store_true", help="do files again whose row has an error")
+    command.add_argument("--strict", action="store_true", help="exit with 1 if any file has an error")
+    command.add_argument(
+        "--columns", metavar="NAMES", type=_names, help="of clouds in files without names: x,y,z,intensity,..."
+    )
+    command.add_argument("--drop-nonfinite", action="store_true", help="leave out points of a cloud that hold NaN")
+    tracking = command.add_argument_group("tracking (patchnet)")
+    _add_boxes(tracking)
+    tracking.add_argument(
+        "--boxes", metavar="FILE.csv", type=Path, help="the objects in the first frame of each file: path,x1,y1,x2,y2"
+    )
+    _add_detector(tracking)
+
+
 def _add_tracking(command: argparse.ArgumentParser) -> None:
     """Add what models that follow objects are told."""
     tracking = command.add_argument_group("tracking (patchnet)")
+    _add_boxes(tracking)
+    _add_detector(tracking)
+    tracking.add_argument(
+        "--budget-ms", metavar="MS", type=float, help="instead of --every: milliseconds a frame may take on average"
+    )
+    tracking.add_argument(
+        "--confidence", metavar="SHARE", type=float, help="a score, 0..1, below which a frame becomes a key frame early"
+    )
+    tracking.add_argument("--max-lost", metavar="S", type=float, help="seconds after which a lost object is given up")
+
+
+def _add_boxes(tracking: argparse._ArgumentGroup) -> None:
     tracking.add_argument(
         "--box",
         nargs=4,
@@ -70,6 +135,9 @@ def _add_tracking(command: argparse.ArgumentParser) -> None:
         metavar=("X", "Y", "WIDTH", "HEIGHT"),
         help="the same, by its left upper corner and size",
     )
+
+
+def _add_detector(tracking: argparse._ArgumentGroup) -> None:
     tracking.add_argument(
         "--detector",
         metavar="FILE.onnx",
@@ -79,13 +147,6 @@ def _add_tracking(command: argparse.ArgumentParser) -> None:
     tracking.add_argument(
         "--every", metavar="N", type=_positive, help="frames from one key frame to the next (default: 8)"
     )
-    tracking.add_argument(
-        "--budget-ms", metavar="MS", type=float, help="instead of --every: milliseconds a frame may take on average"
-    )
-    tracking.add_argument(
-        "--confidence", metavar="SHARE", type=float, help="a score, 0..1, below which a frame becomes a key frame early"
-    )
-    tracking.add_argument("--max-lost", metavar="S", type=float, help="seconds after which a lost object is given up")
 
 
 def add_export(command: argparse.ArgumentParser) -> None:
@@ -137,6 +198,15 @@ def add_bench(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--runs", type=_positive, default=100, help="timed steps (default: 100)")
     command.add_argument("--warmup", type=_positive, default=10, help="steps before timing (default: 10)")
+
+
+def add_sample(command: argparse.ArgumentParser) -> None:
+    """Add the options of `effvision sample`."""
+    command.add_argument("model", nargs="?", help="a card's name (default: the first that takes such files)")
+    command.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help="the file to write, sample.mp4 or sample.ply"
+    )
+    command.add_argument("--seed", type=natural, default=0, help="another seed, another picture (default: 0)")
 
 
 def add_demo(command: argparse.ArgumentParser) -> None:

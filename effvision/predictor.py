@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 
 from effvision._files import as_path
+from effvision.answers import FRAME_SUFFIXES, Answers
 from effvision.cards import Card, default_card, get_card, predictor_class
 from effvision.checkpoints import find_weights
 from effvision.errors import CardError, EffvisionError, InputError, ModelFileError
@@ -74,6 +75,7 @@ class Predictor(ABC):
         sample_suffix: Of the files `write_sample` makes.
         sample_words: What `effvision run` has to be told besides the sample.
         update_options: Names `Session.update` takes besides its first argument.
+        reads: Suffixes of the files a folder stands for in `effvision map`.
         takes: What one update takes: a frame, a cloud of points, or a label map.
         joins: Whether several sessions fit into one call of the network; otherwise `update_many` takes them in turns.
         counts: What the first axis of a session's state counts: its one stream, or the objects in it, any number of them;
@@ -87,6 +89,7 @@ class Predictor(ABC):
     sample_words: ClassVar[str] = ""
     update_options: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[Literal["frames", "clouds", "labels"]] = "frames"
+    reads: ClassVar[tuple[str, ...]] = FRAME_SUFFIXES
     joins: ClassVar[bool] = True
     counts: ClassVar[Literal["stream", "objects", "maps"]] = "stream"
 
@@ -302,6 +305,14 @@ class Predictor(ABC):
             InputError: the lengths differ, a session appears twice, or belongs to another predictor.
         """
         return update_many(self, sessions, inputs, [{}] * len(sessions) if options is None else options)
+
+    def for_files(self) -> Answers:
+        """Return what answers for one file after the other, for `effvision.batch`; families name their options as arguments.
+
+        Raises:
+            InputError: an option cannot be used, or one that is needed is missing.
+        """
+        return Answers(self)
 
     def export(
         self,

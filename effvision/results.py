@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from effvision.clouds import Cloud
 from effvision.errors import InputError, RangeError, ShapeError
 
-__all__ = ["Classification", "Result", "Segmentation", "Timing"]
+__all__ = ["Classification", "Columns", "Result", "Segmentation", "Timing"]
 
 Self = TypeVar("Self", bound="Result")
+
+Columns = Mapping[str, Any]
+"""Kinds of columns by name: `string`, `bool`, `int64`, `float32`, `float64`; `[kind]` is a list, `{name: kind}` a record."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class Result:
             the answer is then the last one.
         dropped: Frames of a live source that came between the last answer's and this one's and were skipped to keep up.
         image: The frame (H, W, 3) uint8 RGB the answer belongs to, where the caller asked to keep it.
+        columns: What `to_row` gives, for a table of many results.
     """
+
+    columns: ClassVar[Columns] = {"answer": "string"}
 
     timing: Timing = field(default_factory=Timing, kw_only=True)
     index: int = field(default=0, kw_only=True)
@@ -78,6 +85,10 @@ class Result:
             "fresh": self.fresh,
             "timing": self.timing.to_dict(),
         }
+
+    def to_row(self) -> dict[str, Any]:
+        """Return plain data for each of the `columns`; `answer` is the JSON of `to_dict` where a result has no better ones."""
+        return {"answer": self.to_json()}
 
     def to_json(self) -> str:
         """Return `to_dict` as one line of JSON."""
@@ -135,6 +146,13 @@ class Classification(Result):
         settled: False for the first frames after a start or reset, when the network has seen too little to judge motion.
     """
 
+    columns: ClassVar[Columns] = {
+        "label": "string",
+        "score": "float32",
+        "settled": "bool",
+        "topk": [{"label": "string", "score": "float32"}],
+    }
+
     labels: tuple[str, ...]
     scores: np.ndarray
     logits: np.ndarray
@@ -174,6 +192,11 @@ class Classification(Result):
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(self.labels[i], float(self.scores[i])) for i in order]
 
+    def to_row(self) -> dict[str, Any]:
+        """Return the label, its score and the five best, as `columns` says."""
+        top = [{"label": label, "score": score} for label, score in self.topk(5)]
+        return {"label": self.label, "score": self.score, "settled": bool(self.settled), "topk": top}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: label, score, the five best, and what every result carries."""
         top = [{"label": label, "score": round(score, 6)} for label, score in self.topk(5)]
@@ -212,6 +235,11 @@ class Segmentation(Result):
         ShapeError, RangeError: parts that do not fit each other.
     """
 
+    columns: ClassVar[Columns] = {
+        "classes": [{"name": "string", "points": "int64", "score": "float32"}],
+        "origin": ["float64"],
+    }
+
     labels: np.ndarray
     scores: np.ndarray
     names: tuple[str, ...]
@@ -249,14 +277,13 @@ class Segmentation(Result):
         colored: np.ndarray = self._palette()[self.labels]
         return colored
 
+    def to_row(self) -> dict[str, Any]:
+        """Return points and mean score of each class, and the cloud's origin (3,) in metres, as `columns` says."""
+        return {"classes": self._classes(), "origin": None if self.cloud is None else self.cloud.origin.tolist()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: how many points, the counts and mean scores of the classes, and what every result carries."""
-        sums = np.bincount(self.labels, weights=self.scores, minlength=len(self.names)).tolist()
-        found = np.bincount(self.labels, minlength=len(self.names)).tolist()
-        classes = [
-            {"name": name, "points": count, "score": round(total / count, 6) if count else None}
-            for name, count, total in zip(self.names, found, sums, strict=True)
-        ]
+        classes = self._classes()
         source = {} if self.cloud is None else {"source": self.cloud.name, "origin": self.cloud.origin.tolist()}
         return {"points": len(self.labels), "counts": self.counts, "classes": classes, **source, **super().to_dict()}
 
@@ -323,6 +350,14 @@ class Segmentation(Result):
         out.points = open3d.utility.Vector3dVector(cloud.xyz.astype(np.float64))
         out.colors = open3d.utility.Vector3dVector(self.rgb / 255.0)
         return out
+
+    def _classes(self) -> list[dict[str, Any]]:
+        sums = np.bincount(self.labels, weights=self.scores, minlength=len(self.names)).tolist()
+        found = np.bincount(self.labels, minlength=len(self.names)).tolist()
+        return [
+            {"name": name, "points": count, "score": round(total / count, 6) if count else None}
+            for name, count, total in zip(self.names, found, sums, strict=True)
+        ]
 
     def _save_ply(self, target: Path) -> Path:
         from effvision.sources import write_ply

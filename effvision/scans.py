@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 
+from effvision.answers import CloudAnswers
 from effvision.cards import Card
 from effvision.clouds import Cloud
 from effvision.errors import DTypeError, EffvisionError, InputError, StateError, StreamingError
 from effvision.predictor import Memory, Predictor
 from effvision.results import Result, Segmentation
 from effvision.sources.cloud_stream import open_clouds, refuse_frames
-from effvision.sources.clouds import open_cloud
+from effvision.sources.clouds import CLOUD_SUFFIXES, open_cloud
 from effvision.state import Array
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class CloudPredictor(Predictor):
 
     sample_suffix: ClassVar[str] = ".ply"
     takes: ClassVar[Literal["frames", "clouds"]] = "clouds"
+    reads: ClassVar[tuple[str, ...]] = CLOUD_SUFFIXES
     joins: ClassVar[bool] = False
 
     watch: Callable[[int, int], None] | None = None
@@ -138,6 +140,16 @@ class CloudPredictor(Predictor):
             f"{self.metadata.card or 'this network'} labels one cloud after the other, so several streams are no faster "
             "together\nhint: `stream([...])` takes a list of clouds; for several folders call `stream` for each"
         )
+
+    def for_files(self, *, columns: Any = None, drop_nonfinite: bool = False, seed: int = 0) -> CloudAnswers:
+        """Return what labels one file after the other; see `Predictor.for_files`.
+
+        Args:
+            columns: Of files without names, as in `effvision.open_cloud`.
+            drop_nonfinite: As there.
+            seed: As in `predict`.
+        """
+        return CloudAnswers(self, Segmentation.columns, seed=seed, columns=columns, drop_nonfinite=drop_nonfinite)
 
     def initial_memory(  # type: ignore[override]  # named options instead of the template's **options
         self, *, seed: int = 0, progress: bool = False

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "training_lidar_run",
         "viz",
     ),
-    ("cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
+    ("answers", "cards", "checkpoints", "detectors", "loading", "many", "predictor", "scans", "session"),
     ("models", "weights"),
     (
         "__main__",
@@ -51,6 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "running",
         "running_clouds",
         "running_edits",
+        "running_map",
         "running_tracks",
     ),
 )
@@ -104,6 +105,7 @@ AT_TOP: dict[str, tuple[str, ...]] = {
     "laspy": (),
     "open3d": (),
     "PIL": (),
+    "pyarrow": (),
     "ray": (),
     "tensorrt": (),
     "torchsparse": (),
@@ -119,6 +121,7 @@ HEAVY = (
     "gradio",
     "open3d",
     "PIL",
+    "pyarrow",
     "ray",
     "tensorrt",
     "torchsparse",

@@ -171,6 +171,12 @@ class PatchNet(Predictor):
             raise InputError("the source holds no frame")
         return result
 
+    def for_files(self, *, boxes: Any = None, boxes_file: Any = None, detector: Any = None, every: Any = None) -> Any:
+        """Return what follows objects through one video after the other; see `effvision.models.patchnet.answers`."""
+        from effvision.models.patchnet.answers import TrackAnswers
+
+        return TrackAnswers(self, boxes=boxes, boxes_file=boxes_file, detector=detector, every=every)
+
     def accelerate(self, detector: Detector | str | os.PathLike[str], **options: Any) -> Accelerated:
         """Run a detector on key frames only and follow what it found; see `effvision.accelerate`."""
         from effvision.models.patchnet.accelerate import accelerate

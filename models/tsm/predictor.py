@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 
 from effvision._files import sha256
+from effvision.answers import FrameAnswers
 from effvision.cards import Card, get_card
 from effvision.errors import InputError, StateError, StreamingError
 from effvision.host.image import resize_crop
@@ -166,6 +167,10 @@ class TSM(Predictor):
                 raise InputError(f"{source.name} never ends, so there is no answer for all of it\nhint: use `stream`")
             causal = self.metadata.options["direction"] == "causal" and self.streams
             return self._predict_stream(source) if causal else self._predict_clip(source)
+
+    def for_files(self) -> FrameAnswers:
+        """Return what answers for one clip after the other, each by `predict`."""
+        return FrameAnswers(self, Classification.columns)
 
     def initial_memory(  # type: ignore[override]  # named options instead of the template's **options
         self,

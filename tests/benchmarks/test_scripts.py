@@ -39,6 +39,7 @@ KEYS = {
         "int8_lost",
         "int8_trt_lost",
     },
+    "map.py": {"efficiency_2", "lost", "repeated"},
     "pvcnn.py": {
         "pointnet_over_pvcnn_4096",
         "pointnet_over_pvcnn_32768",
@@ -185,3 +186,12 @@ def test_tracking_tells_every_key_and_runs_without_sequences_and_without_the_riv
     assert found["details"]["skip"]["keys"] == 2 and found["details"]["skip"]["frames"] == 14
     assert found["own_auc_keys5_synthetic"] > 0.8 and found["false_lost_synthetic"] == 0
     assert "https://github.com/RalphMao/PatchNet" in said and "CSRT is left out" in said
+
+
+def test_many_files_tell_every_key_and_a_kill_costs_no_row() -> None:
+    pytest.importorskip("pyarrow")
+    _, found = run("map.py")
+    assert set(found) == {*KEYS["map.py"], "missed", "mode", "details", "machine"}
+    assert found["efficiency_2"] > 0 and found["lost"] == found["repeated"] == 0
+    told = found["details"]["killed, local"]
+    assert told["rows"] == 100 and 0 <= told["rows_at_kills"][0] < 100
