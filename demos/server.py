@@ -22,7 +22,10 @@ from effvision.cards import default_card, get_card
 from effvision.demos import gestures, points, tracking
 from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
+from effvision.demos.service import Service
+from effvision.demos.sharing import Turns
 from effvision.demos.tabs import Tab
+from effvision.demos.uploads import Guard
 from effvision.errors import CardError, EffvisionError, InputError, SourceError
 from effvision.loading import installed_runtimes
 
@@ -34,7 +37,10 @@ _TABS = {
     **dict.fromkeys(points.FAMILIES, points.NAME),
 }
 _TIDY_S = 60.0
-_UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
+_UPLOAD_KEPT_S = (
+    300.0  # of a file nobody plays: its page was closed while it was sent, or a program fetches it from here
+)
+_CONNECTIONS = 800  # of all kinds; a process may often have a thousand files open
 
 _CSS = ".about {font-size: 0.9rem; line-height: 1.5; max-width: 62rem} .about p {margin: 0.4rem 0}"
 
@@ -88,22 +94,28 @@ class Server:
             moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
             followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
             cloudy = first if first.family in points.FAMILIES else None
-            self.tabs: tuple[Tab, ...] = (
-                gestures.GesturesTab(moving, chosen, Visitors(self.limits), self._folder, self._uploads),
-                tracking.TrackingTab(followed, chosen, Visitors(self.limits), self._folder, self._uploads),
-                points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds"),
+            turns = Turns()
+            moves = gestures.GesturesTab(moving, chosen, Visitors(self.limits, turns), self._folder, self._uploads)
+            tracks = tracking.TrackingTab(followed, chosen, Visitors(self.limits, turns), self._folder, self._uploads)
+            clouds = points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds")
+            self.tabs: tuple[Tab, ...] = (moves, tracks, clouds)
+            service = Service(
+                (moves.visitors, moves.models), (tracks.visitors, tracks.models), clouds, self.limits, self._uploads
             )
             opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
             opened.load()  # what cannot work is said now, not to the first visitor
             self._gradio.enter_context(_gradio_writes_to(self._uploads))
             require("gradio", extra="demo")
-            app = make_app(self.tabs, opened.name, self.limits, uploads=self._uploads)
+            app = make_app(self.tabs, opened.name, self.limits, uploads=self._uploads, service=service)
             uvicorn = require("uvicorn", extra="demo")
             config = uvicorn.Config(
                 app,
                 log_level="warning",
                 ws_max_size=self.limits.message_bytes,
                 ws_per_message_deflate=False,  # JPEG does not get smaller
+                ws_ping_interval=self.limits.ping_s,  # whoever vanished without a word is found out
+                ws_ping_timeout=self.limits.ping_s,
+                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=2,
                 **({"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]} if certificate else {}),
             )
@@ -171,7 +183,7 @@ class Server:
         self.close()
 
 
-def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path) -> Any:
+def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path, service: Service | None = None) -> Any:
     """Return the ASGI app: the routes of each tab, a status page, and Gradio's page over everything else.
 
     Args:
@@ -179,6 +191,7 @@ def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path)
         opened: Name of the tab that is seen first.
         limits: What visitors may take.
         uploads: Folder of uploaded files.
+        service: What programs may call besides.
     """
     _keep_quiet()
     gr = require("gradio", extra="demo")
@@ -200,7 +213,7 @@ def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path)
     app = FastAPI(routes=routes, docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(
         app,
-        page(tabs, opened),
+        page(tabs, opened, service),
         path="/",
         theme=_theme(),
         css=_CSS,
@@ -214,9 +227,11 @@ def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path)
         pwa=False,
     )
 
+    guarded = Guard(mounted, limits, uploads)
+
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         with contextlib.suppress(ClientDisconnect):  # a page closed while it sends a file is no failure of the server
-            await mounted(scope, receive, send)
+            await guarded(scope, receive, send)
 
     return answer
 
@@ -231,8 +246,8 @@ def _theme() -> Any:
     return theme.set(button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_600")
 
 
-def page(tabs: Sequence[Tab], opened: str) -> Any:
-    """Build the page: one tab a family."""
+def page(tabs: Sequence[Tab], opened: str, service: Service | None = None) -> Any:
+    """Build the page: one tab a family, and what programs may call."""
     import gradio as gr
 
     with gr.Blocks(title="effvision", analytics_enabled=False, fill_width=True) as blocks:
@@ -243,6 +258,10 @@ def page(tabs: Sequence[Tab], opened: str) -> Any:
             for tab in tabs:
                 with gr.Tab(tab.title, id=tab.name):
                     tab.build()
+        if service is not None:
+            service.build()
+    if service is not None:
+        service.queue(blocks)
     return blocks
 
 
