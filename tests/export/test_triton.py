@@ -104,7 +104,8 @@ def test_streams_are_sequences_whose_state_triton_keeps(frames: TritonReport) ->
     ]
     assert sum(4 * int(np.prod(s.dims)) for s in batching.state) == frames.state_bytes
     for state in batching.state:
-        assert state.initial_state.zero_data and state.initial_state.dims == state.dims
+        (begins,) = state.initial_state
+        assert begins.zero_data and begins.dims == state.dims and begins.data_type == state.data_type
     assert config.output[0].label_filename == "labels.txt"
 
 
@@ -194,7 +195,7 @@ def test_a_wrong_mapping_of_states_is_noticed(frames: TritonReport, damage: str)
             interleaved(batcher, tensors)
         return
     if damage == "not zero":
-        config.sequence_batching.state[0].initial_state.zero_data = False
+        config.sequence_batching.state[0].initial_state[0].zero_data = False
         with pytest.raises(AssertionError):
             interleaved(batcher, tensors)
         return
@@ -335,7 +336,7 @@ def bidirectional(place: Path) -> Any:
         (lambda place: small_model().export_kit("triton", place, int8="tensorrt"), InputError, "--int8 cpu"),
         (lambda place: small_model().export_kit("triton", place / "far" / "away"), SourceError, "mkdir -p"),
         (lambda place: small_model().export_kit("triton", place.with_suffix(".onnx")), InputError, "is a folder"),
-        (lambda place: small_model().export_kit("triton", place, frames=[]), EffvisionError, ""),
+        (lambda place: small_model().export_kit("triton", place, frames=[]), EffvisionError, "."),
     ],
 )
 def test_what_cannot_be_served_is_refused_and_leaves_nothing(

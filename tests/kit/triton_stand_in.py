@@ -103,8 +103,9 @@ class Batcher:
         return answers
 
     def zeros(self, state: Any) -> np.ndarray:
-        assert state.initial_state.zero_data, "it would begin as whatever was in memory"
-        return np.zeros([1, *state.initial_state.dims], self.kind_of(state.initial_state.data_type))
+        (begins,) = state.initial_state
+        assert begins.zero_data, "it would begin as whatever was in memory"
+        return np.zeros([1, *begins.dims], self.kind_of(begins.data_type))
 
 
 class Server:
