@@ -61,7 +61,7 @@ class Guard:
         self._under_way = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Hand a request on, or refuse it: 413 too large, 408 too slow, 507 no room."""
+        """Hand a request on, or refuse it: 413 too large, 408 too slow, 507 no room, 400 a file that was not uploaded here."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._inner(scope, receive, send)  # type: ignore[no-any-return]
         upload = scope["path"].rstrip("/").endswith("/upload")
@@ -99,7 +99,7 @@ class Guard:
             return message
 
         if not upload:
-            await self._inner(scope, receiving, send)
+            await self._inner(scope, await self._checked(receiving), send)
         else:
             await self._check_room()
             self._under_way += 1
@@ -112,11 +112,43 @@ class Guard:
         if refused:
             raise refused[0]
 
+    async def _checked(self, receive: Callable[..., Any]) -> Callable[..., Any]:
+        """Read a request that is no upload and look at the files it names, before Gradio copies or fetches them.
+
+        Gradio checks this itself only in apps it has launched, and this one is mounted.
+        """
+        messages = [await receive()]
+        while messages[-1].get("more_body"):
+            messages.append(await receive())
+        with contextlib.suppress(ValueError, RecursionError):  # no JSON: nothing Gradio takes files from
+            if not _only_in(json.loads(b"".join(message.get("body", b"") for message in messages)), self._uploads):
+                raise _Refused(400, "Only a file that was uploaded here can be used.")
+
+        async def again() -> Any:
+            return messages.pop(0) if messages else await receive()
+
+        return again
+
     async def _check_room(self) -> None:
         """Make sure that the largest file still fits, beside those that others are sending."""
         there = await asyncio.to_thread(_bytes_in, self._uploads)
         if there + (self._under_way + 1) * self._limits.upload_bytes > self._limits.stored_bytes:
             raise _Refused(507, "There is no room for more files here at the moment; try again in a few minutes.")
+
+
+def _only_in(data: Any, folder: Path) -> bool:
+    """Whether all files that JSON names lie in this folder."""
+    if isinstance(data, dict):
+        path = data.get("path")
+        if isinstance(path, str) or "_type" in data.get("meta", {}):
+            try:
+                here = Path(os.path.realpath(str(path))).is_relative_to(os.path.realpath(folder))
+            except (ValueError, OSError):
+                here = False
+            if not here:
+                return False
+        return all(_only_in(value, folder) for value in data.values())
+    return all(_only_in(value, folder) for value in data) if isinstance(data, list) else True
 
 
 def _bytes_in(folder: Path) -> int:

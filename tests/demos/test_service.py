@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ FPS = 12.0
 
 @pytest.fixture(scope="module")
 def client(page: Page) -> Iterator[Client]:
-    with Client(page.url, verbose=False) as calling:
+    with closing(Client(page.url, verbose=False)) as calling:
         yield calling
 
 
@@ -98,27 +101,39 @@ def test_points_come_back_labelled_in_a_file(client: Client, tmp_path: Path) -> 
     said, path = client.predict(handle_file(str(scan)), "pvcnn-parts", api_name="/label_points")
     wanted = PVCNN.from_pretrained("pvcnn-parts", runtime="onnx").predict(scan)
     assert said["card"] == "pvcnn-parts" and said["points"] == len(wanted.labels)
-    assert {name: count for name, count in said["counts"].items() if count} == wanted.counts
+    assert said["counts"] == wanted.counts
     np.testing.assert_array_equal(open_cloud(path).fields["label"], wanted.labels)
     assert Path(path).name == "scan-labelled.ply"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name", "said"),
+    ("arguments", "name"),
     [
-        (({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},), "/label_clip", "uploaded here"),
-        (({"path": "http://127.0.0.1:9/x.mp4", "meta": {"_type": "gradio.FileData"}},), "/label_clip", "uploaded here"),
-        (({"no": 1},), "/label_points", "uploaded here"),
-        (("text",), "/label_clip", "uploaded here"),
+        (({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},), "/label_clip"),
+        (({"path": "http://127.0.0.1:9/x.mp4", "meta": {"_type": "gradio.FileData"}},), "/label_clip"),
+        (({"meta": {"_type": "gradio.FileData"}}, [[{"path": "/etc/passwd"}]]), "/follow_objects"),
+        (({"no": 1}, ""), "/label_points"),
+        (("text",), "/label_clip"),
+        (({"path": "@UPLOADS@/no/such.mp4"},), "/label_clip"),
     ],
 )
-def test_only_files_that_were_uploaded_are_taken(page: Page, arguments: Any, name: str, said: str) -> None:
-    client = Client(page.url, verbose=False, download_files=False)
-    call = client.endpoints[next(k for k, e in client.endpoints.items() if e.api_name == name)]
-    data = [*arguments, *([""] if name == "/label_points" else [])]
-    with pytest.raises(AppError, match=said):
-        call.make_predict()(*data)
-    client.close()
+def test_only_files_that_were_uploaded_are_taken(page: Page, arguments: Any, name: str, clip: Path) -> None:
+    """Sent by hand, for the client would refuse some of it itself; Gradio would copy such files, and fetch such addresses."""
+    uploads = Path(page.upload("some.mp4", clip.read_bytes())).parents[1]
+    asked = json.dumps({"data": arguments}).replace("@UPLOADS@", str(uploads)).encode()
+    address, before = f"{page.url}gradio_api/call{name}", page.files()
+    try:
+        request = urllib.request.Request(address, asked, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            event = json.load(answer)["event_id"]
+        with urllib.request.urlopen(f"{address}/{event}", timeout=60) as answer:
+            told = answer.read().decode()
+        assert "event: error" in told
+    except urllib.error.HTTPError as error:
+        told = f"{error.code} {error.read().decode()}"
+    assert "uploaded here" in told
+    assert page.files() == before, "something was copied"
+    next(path for path in page.files() if path.name == "some.mp4").unlink()
 
 
 def test_what_cannot_be_answered_is_said(client: Client, page: Page, clip: Path, tmp_path: Path) -> None:
@@ -140,7 +155,7 @@ def test_what_cannot_be_answered_is_said(client: Client, page: Page, clip: Path,
 def test_a_call_takes_a_place_and_keeps_the_limits_of_the_page(small_page: Page, clip: Path, tmp_path: Path) -> None:
     """Room for one visitor, one second of a file, 100 kB."""
     assert small_page.visitors(0) == 0
-    with Client(small_page.url, verbose=False) as client:
+    with closing(Client(small_page.url, verbose=False)) as client:
         said = client.predict(handle_file(str(clip)), api_name="/label_clip")
         assert not said["whole"] and said["frames"] == 13
         with small_page.talk() as socket:
@@ -151,6 +166,6 @@ def test_a_call_takes_a_place_and_keeps_the_limits_of_the_page(small_page: Page,
             assert read(socket, "answer")["id"] == 1
         large = tmp_path / "large.mp4"
         large.write_bytes(bytes(200_000))
-        with pytest.raises(Exception, match=r"413|maximum allowed size"):
+        with pytest.raises(Exception, match="maximum file size"):
             client.predict(handle_file(str(large)), api_name="/label_clip")
     assert small_page.visitors(0) == 0
