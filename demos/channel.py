@@ -24,9 +24,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from effvision.demos.desk import behind
 from effvision.demos.pictures import decode_frame, encode_frame
 from effvision.demos.sharing import Pace
 from effvision.demos.uploads import release
@@ -107,7 +109,7 @@ class Models:
         card: Its name.
         runtimes: That may be asked for.
         threads: Of ONNX Runtime. One for live frames: more of them wait in a busy loop between frames, on the cores the
-            browser needs. None takes all cores.
+            browser needs. None takes all cores, of which all but one with what live frames leave.
     """
 
     def __init__(self, card: str, runtimes: Sequence[str], *, threads: int | None = 1) -> None:
@@ -132,7 +134,8 @@ class Models:
             if runtime not in self._loaded:
                 threads = self._threads if runtime == "onnx" else None
                 chosen = cast(RuntimeName, runtime)
-                self._loaded[runtime] = Predictor.from_pretrained(self.card, runtime=chosen, threads=threads)
+                load = partial(Predictor.from_pretrained, self.card, runtime=chosen, threads=threads)
+                self._loaded[runtime] = behind(load) if self._threads is None else load()
             return self._loaded[runtime]
 
 

@@ -33,7 +33,7 @@ from effvision.demos.channel import BROKEN, Gone, Limits, Models
 from effvision.demos.desk import Desk
 from effvision.demos.labelling import Job, Stopped, check_name
 from effvision.demos.places import Visitors, Workers, live_route
-from effvision.demos.sharing import Pace
+from effvision.demos.sharing import Pace, Turns
 from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file
 from effvision.errors import EffvisionError, InputError
 from effvision.scans import CloudPredictor
@@ -245,7 +245,16 @@ class CloudVisitor:
             try:
                 token = secrets.token_urlsafe(24)
                 target = self._folder / f"{token}.ply"
-                job = Job(asked.models, asked.runtime, asked.path, asked.name, target, self._limits, make=make)
+                job = Job(
+                    asked.models,
+                    asked.runtime,
+                    asked.path,
+                    asked.name,
+                    target,
+                    self._limits,
+                    make=make,
+                    breathe=self._desk.breathe,
+                )
                 try:
                     async with self._desk.turn(before):
                         said, points = await self._watch(job, asked)
@@ -327,6 +336,7 @@ class PointsTab:
         runtimes: That the visitor may choose from.
         limits: What a visitor may take.
         folder: For files of visitors; made when the first one comes, removed by the server.
+        turns: Of the live frames on other tabs.
 
     Attributes:
         models: By their cards.
@@ -336,13 +346,15 @@ class PointsTab:
     name = NAME
     title = TITLE
 
-    def __init__(self, card: Card | None, runtimes: Sequence[str], limits: Limits, folder: Path) -> None:
+    def __init__(
+        self, card: Card | None, runtimes: Sequence[str], limits: Limits, folder: Path, turns: Turns | None = None
+    ) -> None:
         self._card, self._runtimes, self._limits, self._folder = card, tuple(runtimes), limits, folder
         # all threads: a labelling is short, and only one runs at a time
         self.models = {one.name: Models(one.name, runtimes, threads=None) for one in cards(card)}
         self._results: dict[str, tuple[Path, str]] = {}
-        self.desk = Desk()
-        self.visitors = Visitors(limits)
+        self.visitors = Visitors(limits, turns)
+        self.desk = Desk(self.visitors.turns)
 
     def load(self) -> None:
         """Load the chosen model.
@@ -350,7 +362,7 @@ class PointsTab:
         Raises:
             EffvisionError: it cannot be loaded.
         """
-        self.desk.thread.submit(self.models[self.first].get, self._runtimes[0]).result()
+        self.models[self.first].get(self._runtimes[0])
 
     @property
     def first(self) -> str:

@@ -97,7 +97,7 @@ class Server:
             turns = Turns()
             moves = gestures.GesturesTab(moving, chosen, Visitors(self.limits, turns), self._folder, self._uploads)
             tracks = tracking.TrackingTab(followed, chosen, Visitors(self.limits, turns), self._folder, self._uploads)
-            clouds = points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds")
+            clouds = points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds", turns)
             self.tabs: tuple[Tab, ...] = (moves, tracks, clouds)
             service = Service(
                 (moves.visitors, moves.models), (tracks.visitors, tracks.models), clouds, self.limits, self._uploads

@@ -218,7 +218,8 @@ class Service:
         place.mkdir()
         target = place / f"{Path(name).stem}-labelled.ply"
         models = self._points.models[card]
-        job = Job(models, models.runtimes[0], path, name, target, self._limits)
+        breathe = self._points.desk.breathe
+        job = Job(models, models.runtimes[0], path, name, target, self._limits, breathe=breathe)
 
         async def nothing(_: int) -> None: ...
 

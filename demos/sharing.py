@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["Pace", "Share", "Turns"]
 
 _FADE_S = 3.0  # after so long most of what was used is forgotten
+_MORE = 2.0  # than one's part in the threads is the most that anybody uses while others are there
+_LATELY_S = 1.0
+_LONGEST_S = 0.5  # wait before it is looked again
 
 
 class Turns:
     """The threads that all visitors of a page work in: as many as the machine has cores, two at least.
 
     When more is wanted than there are threads, the visitor that has used them least of late goes first. With one after the
-    other in the order they came, a visitor with large frames would take as many turns as the others, and most of the time.
+    other in the order they came, a visitor with large frames would take as many turns as the others, and most of the time. And
+    nobody uses more than twice a fair part, even where a thread is free just now: a long piece of work would be in the way of
+    all the short ones that come while it lasts, and threads are not cores.
 
-    Made and used in the event loop's thread.
+    Made and used in the event loop's thread, but for `live`.
 
     Args:
         threads: How many; default: the machine's cores.
@@ -34,11 +40,25 @@ class Turns:
         self._free = threads or max(2, os.cpu_count() or 1)
         self._threads: CapacityLimiter | None = None  # belongs to the event loop, so it is made inside it
         self._most = self._free
+        self._shares: WeakSet[Share] = WeakSet()
+        self._last = 0.0
         self._waiting: list[tuple[Share, asyncio.Future[None]]] = []
 
     def share(self) -> Share:
         """Return a newcomer's part in them."""
-        return Share(self)
+        newcomer = Share(self)
+        self._shares.add(newcomer)
+        return newcomer
+
+    @property
+    def live(self) -> bool:
+        """Whether anybody has worked here in the last second; may be asked from any thread."""
+        return time.monotonic() - self._last < _LATELY_S
+
+    def _most_s(self, now: float) -> float:
+        """Return how much anybody may have used, counted as `Share.used` does."""
+        there = sum(now - share.last < _LATELY_S for share in self._shares)
+        return _MORE * self._most * _FADE_S / max(1, there)
 
     async def _enter(self, share: Share) -> None:
         if self._free and not self._waiting:
@@ -78,6 +98,7 @@ class Share:
 
     def __init__(self, turns: Turns) -> None:
         self._turns, self._used_s, self._counted = turns, 0.0, time.monotonic()
+        self.last = 0.0  # moment of its last piece of work
 
     def used(self, now: float) -> float:
         """Return the seconds of a thread it has used, those of long ago counting less."""
@@ -87,6 +108,8 @@ class Share:
         """Run it when it is this visitor's turn; return what it returns."""
         from anyio import to_thread
 
+        while (over := self.used(now := time.monotonic()) / self._turns._most_s(now)) > 1:
+            await asyncio.sleep(min(_LONGEST_S, _FADE_S * math.log(over)))
         await self._turns._enter(self)
         began = time.monotonic()
         try:
@@ -94,6 +117,7 @@ class Share:
         finally:
             now = time.monotonic()
             self._used_s, self._counted = self.used(now) + now - began, now
+            self.last = self._turns._last = now
             self._turns._leave()
 
 

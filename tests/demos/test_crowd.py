@@ -10,7 +10,7 @@ import socket as socketlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from effvision.models.tsm.clips import render_segments
 from page_server import Page, frame_message, served
 from waiting import best_of_three
 
-POLITE, RATE = 19, 8.0  # visitors, and frames a second of each
-MEASURED_S = 3.0
+POLITE, RATE = 19, 10.0  # visitors, and frames a second of each
+ROUNDS, SETTLE_S, WINDOW_S = 2, 0.3, 0.7  # in turns quiet and noisy; what comes at first is not counted
 SOAK_S = float(os.environ.get("EFFVISION_SOAK_S", "0"))
 
 
@@ -55,23 +55,22 @@ def address(page: Page, tab: str) -> str:
     return page.url.replace("http", "ws", 1) + f"effvision/live/{tab}"
 
 
-async def visit(page: Page, pictures: list[bytes], began: float, end: float) -> int:
-    """Send frames at a steady rate, two at most without an answer, as the page does; return how many were answered in time."""
-    answered = waiting = number = 0
-    room = asyncio.Event()
+async def visit(page: Page, pictures: list[bytes], end: float) -> list[float]:
+    """Send frames at a steady rate, two at most without an answer, as the page does; return when each answer came."""
+    answers: list[float] = []
+    waiting = number = 0
     async with connect(address(page, "gestures"), max_size=2**24, proxy=None) as talking:
         json.loads(await talking.recv())
 
         async def listen() -> None:
-            nonlocal answered, waiting
+            nonlocal waiting
             async for message in talking:
                 if '"answer"' in str(message)[:20]:
                     waiting -= 1
-                    answered += began <= time.monotonic() <= end
-                    room.set()
+                    answers.append(time.monotonic())
 
         listening = asyncio.create_task(listen())
-        due = time.monotonic() + np.random.default_rng(id(listening) % 2**32).uniform(0, 1 / RATE)
+        due = time.monotonic() + np.random.default_rng(len(pictures)).uniform(0, 1 / RATE)
         while (now := time.monotonic()) < end:
             if now < due:
                 await asyncio.sleep(min(due - now, end - now))
@@ -84,21 +83,52 @@ async def visit(page: Page, pictures: list[bytes], began: float, end: float) -> 
             await talking.send(header + pictures[number % len(pictures)])
             number += 1
         listening.cancel()
-    return answered
+    return answers
 
 
-def answered(page: Page, pictures: list[bytes]) -> np.ndarray:
-    """How many frames of each polite visitor are answered."""
+def answered(page: Page, pictures: list[bytes], switch: Callable[[bool], None]) -> tuple[np.ndarray, np.ndarray]:
+    """How many frames of each polite visitor are answered: in quiet, and beside the noise that `switch` starts and stops.
 
-    async def all_of_them() -> list[int]:
-        began = time.monotonic() + 1.0
-        return await asyncio.gather(*(visit(page, pictures, began, began + MEASURED_S) for _ in range(POLITE)))
+    The two take turns, so that what else this machine does meets both alike.
+    """
+    windows: tuple[list[float], list[float]] = ([], [])
 
-    return np.array(asyncio.run(all_of_them()))
+    async def in_turns(begin: float) -> None:
+        for turn in range(2 * ROUNDS):
+            await asyncio.sleep(begin + turn * (SETTLE_S + WINDOW_S) - time.monotonic())
+            switch(bool(turn % 2))
+            windows[turn % 2].append(time.monotonic() + SETTLE_S)
+        await asyncio.sleep(SETTLE_S + WINDOW_S)
+        switch(False)
 
+    async def everybody() -> list[list[float]]:
+        begin = time.monotonic() + 1.0
+        end = begin + 2 * ROUNDS * (SETTLE_S + WINDOW_S)
+        visits = asyncio.gather(*(visit(page, pictures, end) for _ in range(POLITE)))
+        await asyncio.gather(visits, in_turns(begin))
+        return visits.result()
+
+    times = asyncio.run(everybody())
+    counts = [
+        [sum(start <= at < start + WINDOW_S for start in starts for at in one) for one in times] for starts in windows
+    ]
+    return np.array(counts[0]), np.array(counts[1])
+
+
+# Noise, in a process of its own; it makes it while its last line of input was "1".
+HEAR = """
+import sys, threading
+on = threading.Event()
+
+def hear():
+    for line in sys.stdin:
+        on.set() if line.strip() == "1" else on.clear()
+
+threading.Thread(target=hear, daemon=True).start()
+"""
 
 FLOOD = """
-import asyncio, struct, sys
+import asyncio, struct
 from websockets.asyncio.client import connect
 
 async def main(url, picture):
@@ -109,70 +139,86 @@ async def main(url, picture):
         listening, number = asyncio.create_task(listen()), 0
         print("in", flush=True)
         while True:
+            while not on.is_set():
+                await asyncio.sleep(0.02)
             number += 1
-            await talking.send(struct.pack("<dI", number / 1000, number) + picture)
-            for _ in range(200):
-                await talking.send('{"do": "seen"}')
-            await talking.send('{"do": "reset"}')
-            await asyncio.sleep(0)
+            if picture:
+                await talking.send(struct.pack("<dI", number / 1000, number) + picture)
+            else:
+                await talking.send('{"do": "reset"}' if number % 50 == 0 else '{"do": "seen"}')
 
 asyncio.run(main(sys.argv[1], open(sys.argv[2], "rb").read()))
 """
 
 LABEL = """
-import json, sys
+import json
 from websockets.sync.client import connect
 
 with connect(sys.argv[1], max_size=None, proxy=None) as talking:
     json.loads(talking.recv())
     print("in", flush=True)
     turn = 0
-    while True:
+    while on.wait():
         turn += 1
         asked = {"do": "label", "turn": turn, "card": "pvcnn-lidarhd", "runtime": "onnx", "sample": turn % 3}
         talking.send(json.dumps(asked))
-        while True:
-            said = talking.recv()
+        while on.is_set():
+            try:
+                said = talking.recv(timeout=0.05)
+            except TimeoutError:
+                continue
             if isinstance(said, str) and json.loads(said)["kind"] in ("result", "error"):
                 break
+        else:
+            talking.send('{"do": "cancel"}')
 """
 
 
 @contextmanager
-def beside(program: str, *arguments: str) -> Iterator[None]:
-    """Run a program in a process of its own from when it says that it is in."""
-    command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+def noise(program: str, *arguments: str) -> Iterator[Callable[[bool], None]]:
+    """Run a program that makes noise; yield what switches it on and off."""
+    command = [sys.executable, "-c", HEAR + program, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdin is not None
+        said = process.stdin
+
+        def switch(on: bool) -> None:
+            said.write("1\n" if on else "0\n")
+            said.flush()
+
         try:
             assert process.stdout.readline() == "in\n"
-            yield
+            yield switch
             assert process.poll() is None, "the noise ended by itself"
         finally:
             process.kill()
 
 
+def large_frame() -> bytes:
+    """The largest picture the page takes, full of detail."""
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(0, 256, (270, 480, 3), dtype=np.uint8), (1920, 1080))
+    return bytes(cv2.imencode(".jpg", picture)[1])
+
+
 @pytest.mark.alone
-@pytest.mark.parametrize("kind", ["frames and commands", "clouds"])
+@pytest.mark.parametrize("kind", ["frames", "commands", "clouds"])
 def test_a_noisy_visitor_leaves_the_others_their_frames(
     crowded: Page, pictures: list[bytes], tmp_path: Path, kind: str
 ) -> None:
-    """Large frames and commands as fast as they go, or one labelling after the other; the others keep 80 % at least."""
-    large = tmp_path / "large.jpg"
-    rng = np.random.default_rng(0)
-    noise = cv2.resize(rng.integers(0, 256, (270, 480, 3), dtype=np.uint8), (1920, 1080))
-    large.write_bytes(bytes(cv2.imencode(".jpg", noise)[1]))
-    tab, program = ("gestures", FLOOD) if kind != "clouds" else ("points", LABEL)
+    """Large frames or small commands as fast as they go, or one labelling after the other; the others keep 80 % at least."""
+    sent = tmp_path / "sent"
+    sent.write_bytes(large_frame() if kind == "frames" else b"")
+    tab, program = ("points", LABEL) if kind == "clouds" else ("gestures", FLOOD)
 
     def measure() -> None:
         assert crowded.visitors(0) == 0
-        alone = answered(crowded, pictures)
-        with beside(program, address(crowded, tab), str(large)):
-            together = answered(crowded, pictures)
-        share, worst = together.sum() / alone.sum(), (together / alone).min()
+        with noise(program, address(crowded, tab), str(sent)) as switch:
+            alone, beside = answered(crowded, pictures, switch)
+        share, worst = beside.sum() / alone.sum(), (beside / np.maximum(alone, 1)).min()
         print(f"{kind}: {alone.sum()} frames alone, {share:.2f} of them beside it; the worst {worst:.2f}")  # noqa: T201
-        assert alone.min() >= 0.8 * RATE * MEASURED_S, "this machine cannot carry so many visitors at all"
-        assert share >= 0.8 and worst >= 0.7
+        assert alone.min() >= 5, "nearly nobody was answered, noise or not"
+        assert share >= 0.8 and worst >= 0.5
 
     best_of_three(measure)
     assert crowded.visitors(0) == 0
