@@ -156,7 +156,10 @@ class CloudVisitor:
                     return
                 if message["type"] == "websocket.disconnect":
                     return
-                await self._pace.take(len(message.get("bytes") or message.get("text") or ""))
+                try:
+                    await self._pace.take(len(message.get("bytes") or message.get("text") or ""))
+                except InputError as error:
+                    return await self._tell("error", text=str(error))
                 turn = self._sending.turn if self._sending else None
                 try:
                     if message.get("bytes") is not None:

@@ -15,6 +15,7 @@ import pytest
 from effvision.demos.channel import Limits
 from effvision.demos.sharing import Pace, Turns
 from effvision.demos.uploads import Guard, came, release
+from effvision.errors import InputError
 
 # --- threads ----------------------------------------------------------------------------------------------------------------
 
@@ -118,6 +119,46 @@ def test_bytes_count_too_and_a_rest_helps() -> None:
 
     first, rested, again = asyncio.run(talk())
     assert first < 0.05 and rested < 0.05 and again < 0.2
+
+
+def test_one_who_is_too_fast_for_long_is_told_to_leave() -> None:
+    async def talk(rest_s: float) -> int:
+        pace, said = Pace(100.0, 1e9, patience_s=0.1), 0
+        for said in range(300):
+            await pace.take(1)
+            await asyncio.sleep(rest_s if said > 200 else 0)
+        return said
+
+    with pytest.raises(InputError, match="100 messages"):
+        asyncio.run(talk(0.0))
+    assert asyncio.run(talk(0.011)) == 299
+
+
+def test_nobody_takes_more_than_twice_a_part_while_others_are_there() -> None:
+    """One works without pause, three others now and then; two threads."""
+
+    async def crowd(others: int) -> int:
+        turns, done = Turns(2), 0
+        end = time.monotonic() + 1.5
+
+        async def now_and_then() -> None:
+            share = turns.share()
+            while time.monotonic() < end:
+                await share(time.sleep, 0.001)
+                await asyncio.sleep(0.05)
+
+        async def without_pause() -> None:
+            nonlocal done
+            share = turns.share()
+            while time.monotonic() < end:
+                await share(time.sleep, 0.02)
+                done += 1
+
+        await asyncio.gather(without_pause(), *(now_and_then() for _ in range(others)))
+        return done
+
+    alone, among_20 = asyncio.run(crowd(0)), asyncio.run(crowd(19))
+    assert alone >= 40 and among_20 <= 0.6 * alone and among_20 >= 10
 
 
 # --- requests -----------------------------------------------------------------------------------------------------------------
