@@ -207,6 +207,18 @@ def resident_mb() -> float:
     with contextlib.suppress(OSError):
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
         return pages * resource.getpagesize() / 1e6
+    return peak_mb()
+
+
+def peak_mb() -> float:
+    """The most memory this process had at once, in MB.
+
+    On Linux from the process's own account: `ru_maxrss` of a process that was started by another counts the other's memory too.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text("ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 

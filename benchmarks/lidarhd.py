@@ -12,15 +12,13 @@ From a cloud in memory to a label for every point, preparation included, PyTorch
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _machine import Contender, DataFile, Figure, in_fresh_process, interleave, main, resident_mb
+from _machine import Contender, DataFile, Figure, in_fresh_process, interleave, main, peak_mb, resident_mb
 from numpy.typing import NDArray
 
 from effvision.clouds import Cloud
@@ -68,7 +66,7 @@ def grown_mb(name: str, path: Path | None, small: bool) -> float:
     cloud = cloud_of(path, small=small)
     before = resident_mb()
     label(cloud)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) - before
+    return peak_mb() - before
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Figure], dict[str, Any]]:

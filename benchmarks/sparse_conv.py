@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -45,6 +43,7 @@ from _machine import (
     in_fresh_process,
     interleave,
     main,
+    peak_mb,
     resident_mb,
     use_threads,
 )
@@ -293,7 +292,7 @@ def grown_mb(data: Path | None, voxels: int) -> float:
     coords, feats = _scan(data, voxels)
     before = resident_mb()
     made(coords, feats)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) - before
+    return peak_mb() - before
 
 
 def curve(made: MinkUNet, effort: Effort) -> dict[str, Any]:

@@ -119,6 +119,10 @@ class Metadata:
         """Return a copy that carries the result of the export check."""
         return replace(self, check=dict(check))
 
+    def with_graphs(self, graphs: Mapping[str, GraphSpec]) -> Metadata:
+        """Return a copy that describes other graphs."""
+        return replace(self, graphs=dict(graphs))
+
     @staticmethod
     def from_json(text: str, *, where: str) -> Metadata:
         """Read a stored block.

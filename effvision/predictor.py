@@ -175,9 +175,10 @@ class Predictor(ABC):
 
     @classmethod
     def _from_onnx(cls, path: Path, *, device: str, threads: int | None) -> Self:
+        from effvision.runtime.edits import driven
         from effvision.runtime.onnx import OnnxRuntime
 
-        runtime, metadata = OnnxRuntime.load(path, device=device, threads=threads)
+        file, metadata = OnnxRuntime.load(path, device=device, threads=threads)
         wanted = getattr(cls, "family", None)
         try:
             target = predictor_class(metadata.family)
@@ -191,7 +192,7 @@ class Predictor(ABC):
                 f"hint: from effvision import {target.__name__}; {target.__name__}.from_pretrained({str(path)!r})"
             )
         try:
-            return cast("Self", target(runtime, metadata))
+            return cast("Self", target(*driven(file, metadata)))
         except ModelFileError as error:  # the family knows what is wrong, not where it came from
             raise ModelFileError(f"{path}: {error}\nhint: export it again") from error
 

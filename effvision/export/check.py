@@ -11,11 +11,11 @@ from effvision.errors import EffvisionError, ExportError
 from effvision.runtime import Runtime
 from effvision.state import State
 
-__all__ = ["MAX_ABS", "RELATIVE_RMS", "Examples", "compare"]
+__all__ = ["MAX_ABS", "RELATIVE_RMS", "SMALLEST", "Examples", "compare"]
 
 MAX_ABS = 1e-4
 """Largest difference of one number, as a share of the largest number of that output."""
-_SMALLEST = 1e-3
+SMALLEST = 1e-3
 """Outputs smaller than this are compared as if they were this large: float32 rounding inside the network stays."""
 RELATIVE_RMS = 5e-5
 """Root mean square of the differences over that of the numbers; two CPU convolution libraries differ by 2e-6 to 2e-5."""
@@ -96,7 +96,7 @@ def _difference(
     if wanted.shape != got.shape:
         raise ExportError(f"`{name}` is {wanted.shape} in PyTorch and {got.shape} in the exported graph")
     difference = float(np.abs(wanted - got).max()) if wanted.size else 0.0
-    allowed = MAX_ABS * max(_SMALLEST, float(np.abs(wanted).max()) if wanted.size else 0.0)
+    allowed = MAX_ABS * max(SMALLEST, float(np.abs(wanted).max()) if wanted.size else 0.0)
     if not difference <= allowed:  # NaN fails too
         raise ExportError(
             f"{what} differs from PyTorch: `{name}` by {difference:.1e} at step {step} with batch {batch}, "

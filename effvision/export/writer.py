@@ -30,7 +30,7 @@ from effvision.metadata import (
 )
 from effvision.runtime import Runtime
 
-__all__ = ["export_onnx"]
+__all__ = ["Made", "check_arguments", "check_graph", "export_onnx", "write_made"]
 
 _WRITTEN_OPSET = 18  # what PyTorch's exporter really writes for anything older
 _OPSETS = range(13, 21)
@@ -73,14 +73,14 @@ def export_onnx(
     """
     started = time.perf_counter()
     target = as_path(path)
-    _check_arguments(target, batch, opset, steps)
+    check_arguments(target, batch, opset, steps)
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
         require(package, extra="torch" if package == "torch" else "onnx")
     modules = runtime.traced  # type: ignore[attr-defined]
     first = main_graph(metadata.graphs)
     order = [first, *(name for name in metadata.graphs if name != first)]
     graphs = {name: _with_batch(metadata.graphs[name], batch) for name in order}
-    made: dict[str, _Made] = {}
+    made: dict[str, Made] = {}
     for name, spec in graphs.items():
         model = _trace(modules[name], spec, examples, batch, opset)
         found = _clean(model, opset)
@@ -88,12 +88,13 @@ def export_onnx(
         precision: PrecisionReport | None = None
         if convert is not None:
             model, precision = convert(model, spec)
-            _check_graph(model, opset)
-        made[name] = _Made(model, {**check, "warnings": found, "opset": opset}, precision)
-    return _write(target, replace(metadata, graphs=graphs), made, started)
+            check_graph(model, opset)
+        made[name] = Made(model, {**check, "warnings": found, "opset": opset}, precision)
+    return write_made(target, replace(metadata, graphs=graphs), made, started)
 
 
-def _write(target: Path, metadata: Metadata, made: dict[str, _Made], started: float) -> ExportReport:
+def write_made(target: Path, metadata: Metadata, made: dict[str, Made], started: float) -> ExportReport:
+    """Write the graphs of a model, by name; what was measured of each stands in its file."""
     texts = [one.model.SerializeToString(deterministic=True) for one in made.values()]
     whole = hashlib.sha256(b"".join(texts)).hexdigest()
     reports = []
@@ -109,7 +110,7 @@ def _write(target: Path, metadata: Metadata, made: dict[str, _Made], started: fl
     return replace(reports[0], parts=tuple(reports[1:]))
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """One graph that passed."""
 
     model: Any
@@ -117,7 +118,7 @@ class _Made(NamedTuple):
     precision: PrecisionReport | None
 
 
-def _report(path: Path, made: _Made, data: bytes, seconds: float) -> ExportReport:
+def _report(path: Path, made: Made, data: bytes, seconds: float) -> ExportReport:
     from effvision.export.opset import obtained_opset
 
     check = dict(made.check)
@@ -138,7 +139,8 @@ def _report(path: Path, made: _Made, data: bytes, seconds: float) -> ExportRepor
     )
 
 
-def _check_arguments(target: Path, batch: Any, opset: Any, steps: Any) -> None:
+def check_arguments(target: Path, batch: Any, opset: Any, steps: Any) -> None:
+    """Refuse arguments of an export that are out of range."""
     if target.suffix.lower() != ".onnx":
         raise InputError(f"an exported file's name ends in .onnx; got {target.name!r}")
     if not target.parent.is_dir():
@@ -260,11 +262,11 @@ def _clean(model: Any, opset: int) -> list[str]:
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "effvision", ""
     model.graph.name = "effvision"
-    _check_graph(model, opset)
+    check_graph(model, opset)
     return found
 
 
-def _check_graph(model: Any, opset: int) -> None:
+def check_graph(model: Any, opset: int) -> None:
     """Make sure of what every reader relies on."""
     import onnx
 

@@ -1,120 +1,26 @@
-"""Computing a part of a block, and choosing the parts: all of it, a few rectangles, or tiles."""
+"""Computing a block, or parts of one, in torch."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from effvision.incremental.blocks import Block, Walk
-from effvision.incremental.costs import Machine
-from effvision.incremental.journal import Maps, Step, patch
-from effvision.incremental.regions import Rect, area, paint, tiles
+from effvision.host.edit_blocks import Walk
+from effvision.host.edit_costs import Choice
+from effvision.host.edit_journal import Maps, Step, patch
+from effvision.host.regions import Rect
+from effvision.incremental.blocks import NetworkBlock
 from effvision.incremental.rules import Affine
 
-__all__ = ["Choice", "Plan", "choose", "compute_parts", "compute_whole", "parts_of", "slack"]
+__all__ = ["compute_parts", "compute_whole"]
 
-Plan = Literal["auto", "dense", "rectangles", "tiles"]
-_WORTH = 0.8  # parts are chosen only if they cost less than this share of dense: the model is no better than that
-_TILE_SIZES = (8, 16, 32)
 _TOGETHER = 1 << 22  # elements of one leaf that go into one batch of tiles
 
 
-@dataclass(frozen=True)
-class Choice:
-    """How a block is computed.
-
-    Attributes:
-        how: `dense`, `rectangles` or `tiles`.
-        parts: The rectangles of its target; the whole for `dense`.
-        seconds: What the model predicts.
-    """
-
-    how: str
-    parts: list[Rect]
-    seconds: float
-
-
-def work(block: Block, rows: Walk, columns: Walk) -> tuple[float, float]:
-    """Multiply-adds and elements of computing one part of a block."""
-    macs = elements = 0.0
-    for value, high, wide in zip(block.members, rows.lengths, columns.lengths, strict=True):
-        h, w = value.size
-        share = high * wide / (h * w) if value.picture else 1.0
-        macs += value.macs * share
-        elements += value.elements * share
-    return macs, elements
-
-
-def parts_of(block: Block, parts: Sequence[Rect]) -> tuple[float, float]:
-    """Multiply-adds and elements of several parts."""
-    found = [work(block, block.walk(0, part[0], part[1]), block.walk(1, part[2], part[3])) for part in parts]
-    return sum(macs for macs, _ in found), sum(elements for _, elements in found)
-
-
-def _seconds(machine: Machine, macs: float, elements: float, calls: float) -> float:
-    return machine.mac_s * macs + machine.element_s * elements + machine.call_s * calls
-
-
-def slack(block: Block, machine: Machine) -> float:
-    """Pixels of the target that cost as much as one part more."""
-    h, w = block.target.size
-    each = _seconds(machine, block.macs, sum(value.elements for value in block.members), 0) / (h * w)
-    return machine.call_s * (len(block.members) + 3) / max(each, 1e-12)
-
-
-def choose(block: Block, rects: Sequence[Rect], machine: Machine, plan: Plan, *, tiled: bool) -> Choice:
-    """Choose the cheapest way to compute some rectangles of a block's target.
-
-    Args:
-        block: One that is not dense.
-        rects: Already tidy.
-        machine: What things cost.
-        plan: `auto`, or the way that has to be taken.
-        tiled: Whether tiles are possible: a batch of one.
-    """
-    calls = len(block.members) + 3
-    everything = sum(value.elements for value in block.members)
-    kept = machine.kept_s * block.target.elements
-    dense = Choice("dense", [block.whole], _seconds(machine, block.macs, everything, calls) + kept)
-    if plan == "dense" or list(rects) == [block.whole]:
-        return dense
-    macs, elements = parts_of(block, rects)
-    written = sum(map(area, rects)) / _pixels(block)
-    seconds = _seconds(machine, macs, elements + 2 * written * block.target.elements, calls * len(rects))
-    best = Choice("rectangles", list(rects), seconds + kept * written)
-    if plan == "rectangles":
-        return best
-    if tiled and (plan == "tiles" or len(rects) > 2):
-        mask = paint(rects, *block.target.size)
-        options = [_tiling(block, tiles(mask, size), machine) for size in _TILE_SIZES]
-        cheapest = min(options, key=lambda option: option.seconds)
-        if plan == "tiles":
-            return cheapest
-        best = min(best, cheapest, key=lambda option: option.seconds)
-    return best if best.seconds < _WORTH * dense.seconds else dense
-
-
-def _pixels(block: Block) -> int:
-    h, w = block.target.size
-    return h * w
-
-
-def _tiling(block: Block, parts: list[Rect], machine: Machine) -> Choice:
-    """What some tiles cost: as many of the first as there are."""
-    first = min(parts, key=lambda part: (part[0] == 0) + (part[2] == 0))
-    macs, elements = parts_of(block, [first])
-    written = block.target.elements * area(first) / _pixels(block)
-    each = machine.tile_factor * machine.mac_s * macs + machine.element_s * (elements + 2 * written)
-    each += machine.kept_s * written + machine.call_s
-    return Choice("tiles", parts, len(parts) * each + 9 * machine.call_s * (len(block.members) + 3))
-
-
-def compute_whole(block: Block, maps: Maps) -> Tensor:
+def compute_whole(block: NetworkBlock, maps: Maps) -> Tensor:
     """Compute all of a block's target; norms that keep the statistics of the first pass take them in it.
 
     Returns:
@@ -136,7 +42,7 @@ def compute_whole(block: Block, maps: Maps) -> Tensor:
     return laid_out(held[block.target.index], maps, block)
 
 
-def laid_out(tensor: Tensor, maps: Maps, block: Block) -> Tensor:
+def laid_out(tensor: Tensor, maps: Maps, block: NetworkBlock) -> Tensor:
     """Make a tensor that is nobody else's memory; a picture is channels-last."""
     shared = {maps[leaf.index].untyped_storage().data_ptr() for leaf in block.leaves}
     if tensor.ndim == 4:
@@ -144,7 +50,7 @@ def laid_out(tensor: Tensor, maps: Maps, block: Block) -> Tensor:
     return tensor.clone() if tensor.untyped_storage().data_ptr() in shared else tensor
 
 
-def _compute(block: Block, rows: Walk, columns: Walk, crops: Mapping[int, Tensor]) -> Tensor:
+def _compute(block: NetworkBlock, rows: Walk, columns: Walk, crops: Mapping[int, Tensor]) -> Tensor:
     """Compute a part of a block from crops of its leaves."""
     held = dict(crops)
     for value, down, across in zip(block.members, rows.steps, columns.steps, strict=True):
@@ -163,7 +69,7 @@ def _compute(block: Block, rows: Walk, columns: Walk, crops: Mapping[int, Tensor
     return held[block.target.index]
 
 
-def _crop(block: Block, maps: Maps, rows: Walk, columns: Walk) -> dict[int, Tensor]:
+def _crop(block: NetworkBlock, maps: Maps, rows: Walk, columns: Walk) -> dict[int, Tensor]:
     crops = {}
     for leaf, down, across in zip(block.leaves, rows.leaves, columns.leaves, strict=True):
         tensor = maps[leaf.index]
@@ -171,7 +77,7 @@ def _crop(block: Block, maps: Maps, rows: Walk, columns: Walk) -> dict[int, Tens
     return crops
 
 
-def compute_parts(block: Block, choice: Choice, maps: Maps, step: Step) -> None:
+def compute_parts(block: NetworkBlock, choice: Choice, maps: Maps, step: Step) -> None:
     """Compute the parts of a choice and write them into the target's map."""
     if choice.how != "tiles":
         for part in choice.parts:
@@ -188,7 +94,7 @@ def compute_parts(block: Block, choice: Choice, maps: Maps, step: Step) -> None:
         _compute_alike(block, group, maps, step)
 
 
-def _compute_alike(block: Block, group: list[tuple[Rect, Walk, Walk]], maps: Maps, step: Step) -> None:
+def _compute_alike(block: NetworkBlock, group: list[tuple[Rect, Walk, Walk]], maps: Maps, step: Step) -> None:
     """Compute parts that differ only in where they lie, as batches."""
     _, rows, columns = group[0]
     largest = max(

@@ -1,40 +1,17 @@
-"""What work costs on this machine, measured once per process: enough to choose between dense, rectangles and tiles.
-
-Only ratios matter: a block computed dense and the same block computed in parts are the same operations on other sizes. So a
-few numbers are enough: a multiply-add, an element that passes through memory, one that is kept in memory not used before, a
-call, and how much slower small tiles are.
-"""
+"""What work costs torch on this machine, measured once per process: enough to choose between dense, rectangles and tiles."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["Machine", "measured"]
+from effvision.host.edit_costs import Machine
 
-
-@dataclass(frozen=True)
-class Machine:
-    """Costs in seconds.
-
-    Attributes:
-        mac_s: One multiply-add of a convolution of ordinary size.
-        element_s: One element read, changed and written.
-        kept_s: One element copied into fresh memory, as the journal does: the system has to hand out and clear its pages.
-        call_s: One operation of any size, the Python around it included.
-        tile_factor: How many times slower a multiply-add is where the map comes in small tiles.
-    """
-
-    mac_s: float
-    element_s: float
-    kept_s: float
-    call_s: float
-    tile_factor: float
+__all__ = ["measured"]
 
 
 def _best(run: Callable[[], object], times: int) -> float:

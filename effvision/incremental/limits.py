@@ -1,8 +1,4 @@
-"""How far a change is followed: one class a mode.
-
-The exact rule of a block says which part of its target may change. A limit takes that, and what is known of the edit, and
-answers which part is computed again.
-"""
+"""How far a change is followed in mode `reference`; the other modes are in `effvision.host.edit_limits`."""
 
 from __future__ import annotations
 
@@ -10,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from effvision.incremental.axes import Pad, Window
-from effvision.incremental.blocks import Block
+from effvision.host.edit_axes import Pad, Window
+from effvision.host.edit_limits import Limit, Shares
+from effvision.host.regions import Mask, Rect
+from effvision.incremental.blocks import NetworkBlock
 from effvision.incremental.reference import (
     ReferenceOptions,
     active_indices,
@@ -20,70 +18,9 @@ from effvision.incremental.reference import (
     mask_pyramid,
     output_rects,
 )
-from effvision.incremental.regions import Mask, Rect, paint, split, within
 from effvision.incremental.rules import Convolution, Padding
 
-__all__ = ["Limit", "Local", "Published"]
-
-Shares = tuple[float, float, float, float]
-_PAIRS = 256  # more pairs of rectangles than this are intersected as masks
-
-
-class Limit:
-    """Modes `exact` and `frozen`: everything that may change is computed again."""
-
-    def begin(self, cores: Mapping[int, Sequence[Rect]], shares: Shares | None, masks: Sequence[Mask]) -> None:
-        """Take an edit: the rectangles of the inputs, where they lie as shares of the picture, and the difference masks."""
-
-    def part(self, block: Block, rects: list[Rect]) -> list[Rect]:
-        """What is computed again, of the rectangles that may change."""
-        return rects
-
-
-class Local(Limit):
-    """Mode `local`: the edit itself, carried to each block's resolution and grown by `halo` pixels there.
-
-    Args:
-        halo: Pixels of each block's own map.
-    """
-
-    def __init__(self, halo: int) -> None:
-        self.halo = halo
-        self._cores: dict[int, list[Rect]] = {}
-        self._shares: Shares | None = None
-
-    def begin(self, cores: Mapping[int, Sequence[Rect]], shares: Shares | None, masks: Sequence[Mask]) -> None:
-        """Start from the edit of the inputs."""
-        self._cores = {index: list(rects) for index, rects in cores.items()}
-        self._shares = shares
-
-    def part(self, block: Block, rects: list[Rect]) -> list[Rect]:
-        """The part of the rectangles that lies within the halo of the edit."""
-        core = self._core(block)
-        self._cores[block.target.index] = core
-        if block.dense or not core:
-            return rects
-        h, w = block.target.size
-        by = self.halo
-        grown = [(max(t - by, 0), min(b + by, h), max(le - by, 0), min(r + by, w)) for t, b, le, r in core]
-        if len(grown) * len(rects) > _PAIRS:
-            return split(paint(rects, h, w) & paint(grown, h, w), 16.0)
-        return [found for rect in rects for limit in grown if (found := within(rect, limit))]
-
-    def _core(self, block: Block) -> list[Rect]:
-        """Where the edit lies in the block's target; nothing where that is unknown."""
-        if not block.target.picture:
-            return []
-        pictures = [leaf for leaf in block.leaves if leaf.picture and self._cores.get(leaf.index)]
-        if not block.dense and pictures:
-            found = [block.reaches(leaf, rect, core=True) for leaf in pictures for rect in self._cores[leaf.index]]
-            return sorted({rect for rect in found if rect})
-        if self._shares is None:
-            return []
-        h, w = block.target.size
-        top, bottom, left, right = self._shares
-        rect = int(top * h), int(np.ceil(bottom * h)), int(left * w), int(np.ceil(right * w))
-        return [rect] if rect[0] < rect[1] and rect[2] < rect[3] else []
+__all__ = ["Published"]
 
 
 class Published(Limit):
@@ -115,7 +52,7 @@ class Published(Limit):
                 self._levels[h, w] = self._levels[top, left].repeat(h // top, 0).repeat(w // left, 1)
         return self._levels.get((h, w))
 
-    def _mask(self, block: Block, index: int) -> Mask | None:
+    def _mask(self, block: NetworkBlock, index: int) -> Mask | None:
         """The mask of a value that a convolution reads; that of a padded map is padded like it."""
         value = next(value for value in (*block.members, *block.leaves) if value.index == index)
         mask = self._level(*value.size)
@@ -129,7 +66,7 @@ class Published(Limit):
         grown: Mask = np.pad(mask[rows, columns], [(max(a, 0), max(b, 0)) for a, b in amounts])
         return grown
 
-    def part(self, block: Block, rects: list[Rect]) -> list[Rect]:
+    def part(self, block: NetworkBlock, rects: list[Rect]) -> list[Rect]:
         """The active blocks of a convolution; all that may change of anything else, and below the smallest level."""
         rule = block.target.rule
         if not isinstance(rule, Convolution):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effvision.incremental.axes import Axis, Pad, Picked, Same, Shuffle, Spread, Unshuffle, Weighted, Whole, Window
+from effvision.host.edit_axes import Axis, Pad, Picked, Same, Shuffle, Spread, Unshuffle, Weighted, Whole, Window
 from effvision.incremental.rules import (
     Affine,
     AveragePool,
@@ -85,11 +85,14 @@ def convolution(call: Call) -> Rule | str:
     kernel = tuple(weight.shape[2:])
     if padding == "same":
         padding = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]  # torch puts the odd one behind
-    padding = (0, 0) if padding == "valid" else pair(padding)
+        after = [d * (k - 1) - before for d, k, before in zip(dilation, kernel, padding, strict=True)]
+    else:
+        padding = (0, 0) if padding == "valid" else pair(padding)
+        after = list(padding)
     (n, m), (v, u) = sizes(call)
     axes = (
-        Window(n, m, kernel[0], stride[0], padding[0], dilation[0]),
-        Window(v, u, kernel[1], stride[1], padding[1], dilation[1]),
+        Window(n, m, kernel[0], stride[0], padding[0], dilation[0], after[0]),
+        Window(v, u, kernel[1], stride[1], padding[1], dilation[1], after[1]),
     )
     batch, groups = int(call.output.shape[0]), call.given.get("groups", 1)
     bias = call.given.get("bias")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effvision.errors import RangeError, ShapeError
-from effvision.incremental.regions import Mask, Rect
+from effvision.host.regions import Mask, Rect
 
 __all__ = [
     "BlockShape",

@@ -1,6 +1,6 @@
 """What an operation of a network does to a part of a picture: the rules, one class a kind of operation.
 
-A rule knows how intervals travel (`effvision.incremental.axes`) and computes exactly the pixels asked for, given exactly the
+A rule knows how intervals travel (`effvision.host.edit_axes`) and computes exactly the pixels asked for, given exactly the
 inputs they need. Maps are (N, C, H, W). What has no rule is computed dense, with the reason.
 """
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effvision.incremental.axes import Axis, Pad, Picked, Same, Weighted, Window
+from effvision.host.edit_axes import Axis, Pad, Picked, Same, Weighted, Window
 
 __all__ = [
     "Affine",
@@ -87,14 +87,14 @@ class Affine(Rule):
     ) -> None:
         """Take a norm over `groups` groups of channels (None: each channel alone) of maps of h x w pixels."""
         super().__init__([(Same(h, h), Same(w, w))])
-        self._groups, self._weight, self._bias, self._eps = groups, weight, bias, eps
+        self.groups, self._weight, self._bias, self._eps = groups, weight, bias, eps
         self.scale: Tensor | None = None
         self.shift: Tensor | None = None
 
     def observe(self, x: Tensor) -> None:
         """Take the statistics of x (N, C, H, W)."""
         batch, channels = x.shape[:2]
-        groups = self._groups or channels
+        groups = self.groups or channels
         rows = x.contiguous().reshape(batch, groups, -1)
         variance, mean = torch.var_mean(rows, dim=2, correction=0)
         factor = torch.rsqrt(variance + self._eps)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -15,10 +16,11 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from effvision.errors import InputError
+from effvision.host.edit_axes import Axis
 from effvision.incremental.lookup import Call, find_rule
 from effvision.incremental.rules import Rule
 
-__all__ = ["Graph", "Value", "packed", "trace"]
+__all__ = ["Graph", "Slot", "Value", "packed", "trace"]
 
 
 @dataclass(eq=False)
@@ -36,6 +38,8 @@ class Value:
         rule: How to make a part of it; None if there is no way.
         reason: Why there is none.
         macs: Multiply-adds of making all of it: convolutions, products of matrices, attention.
+        given: The operation's arguments by name, defaults filled in; a `Slot` where an input goes.
+        part: Which of the operation's results it is, if there are several.
     """
 
     index: int
@@ -49,18 +53,25 @@ class Value:
     rule: Rule | None = None
     reason: str = ""
     macs: float = 0.0
+    given: Mapping[str, Any] = field(default_factory=dict)
+    part: int | None = None
 
     @property
+    def axes(self) -> tuple[tuple[Axis, Axis] | None, ...]:
+        """The rule's rows and columns for each input; empty if there is no rule."""
+        return () if self.rule is None else self.rule.axes
+
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Rows and columns; (1, 1) of what is no picture."""
         return (self.shape[2], self.shape[3]) if self.picture else (1, 1)
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """How many numbers it holds."""
         return int(torch.Size(self.shape).numel())
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """What it takes in memory."""
         return self.elements * self.dtype.itemsize
@@ -91,14 +102,14 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class _Slot:
+class Slot:
     """The place of an input among the arguments of an operation."""
 
     number: int
 
 
 def _fill(argument: Any, tensors: Sequence[Tensor]) -> Any:
-    if isinstance(argument, _Slot):
+    if isinstance(argument, Slot):
         return tensors[argument.number]
     if isinstance(argument, (list, tuple)):
         return [_fill(item, tensors) for item in argument]
@@ -263,7 +274,7 @@ class _Tracer:
         metas = [self._meta(index) for index in slots]
         defaults = {a.name: a.default_value for a in target._schema.arguments if a.has_default_value()}
         views = {key: fx.map_arg(item, lambda n: n) for key, item in filled.items()}
-        views = {key: metas[item.number] if isinstance(item, _Slot) else item for key, item in views.items()}
+        views = {key: metas[item.number] if isinstance(item, Slot) else item for key, item in views.items()}
         description = Call(
             name=name,
             given=defaults | views,
@@ -278,6 +289,7 @@ class _Tracer:
             found = find_rule(description)
         picture = not isinstance(found, str) or self._is_picture(tuple(out.shape))
         value = Value(len(self.graph.values), node.name, name, tuple(out.shape), out.dtype, picture, tuple(slots), call)
+        value.given, value.part = defaults | filled, part
         if isinstance(found, str):
             value.reason = found
             value.macs = _dense_macs(name, metas, value.elements)
@@ -306,7 +318,7 @@ class _Tracer:
             return item
         if item not in slots:
             slots.append(item)
-        return _Slot(slots.index(item))
+        return Slot(slots.index(item))
 
     def _laid_out(self, name: str, key: str, item: Any) -> Any:
         if key == "weight" and isinstance(item, Tensor) and item.ndim == 4 and name.startswith("conv"):

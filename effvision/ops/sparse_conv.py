@@ -2,13 +2,15 @@
 
 Graham, Engelcke, van der Maaten, CVPR 2018, section 3. The work is one product for each offset, of which the machine's limit is
 its matrix rate; everything else is moving rows. On a CPU the outputs are therefore made part by part, each small enough for its
-rows to stay in the cache between being gathered, multiplied and added up. The offset under which every row meets itself is a
-plain product without a gather, and bias, residual and activation are applied while a part is still in the cache.
+rows to stay in the cache between being gathered, multiplied and added up; threads share the parts. The offset under which every
+row meets itself is a plain product without a gather, and bias, residual and activation are applied while a part is still in the
+cache.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -21,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from effvision.errors import DTypeError, InputError, ShapeError
 from effvision.host.sparse import Pairs
+from effvision.ops.crew import crew_size, share_out
 from effvision.ops.rows import precise
 from effvision.ops.sparse_backends import Carrier, carrier_for
 
@@ -283,40 +286,51 @@ def _by_offset(
 def _by_part(
     x: Tensor, weight: Tensor, kernel_map: KernelMap, bias: Tensor | None, residual: Tensor | None, *, relu: bool
 ) -> Tensor:
-    """Part by part of the outputs, whose rows stay in a CPU's cache."""
-    parts, source, taps = kernel_map.parts, kernel_map.source, weight.unbind(0)
+    """Part by part of the outputs, whose rows stay in a CPU's cache; parts side by side, one thread each."""
+    parts, taps = kernel_map.parts, weight.unbind(0)
     out = x.new_empty(kernel_map.outputs, weight.shape[2])
     most = max((part.pairs for part in parts), default=0)
     widest = max((last - first for part in parts for _, first, last in part.taps), default=0)
-    products, gathered = x.new_empty(most, weight.shape[2]), x.new_empty(widest, x.shape[1])
-    for part in parts:
+    crew = crew_size(len(parts))
+    products, gathered = x.new_empty(crew, most, weight.shape[2]), x.new_empty(crew, widest, x.shape[1])
+
+    def make(worker: int, part: _Part) -> None:
         first, last = part.rows
-        own = out[first:last]
-        at = 0
-        for offset, begin, end in part.taps:
-            rows = torch.index_select(x, 0, source[begin:end], out=gathered[: end - begin])
-            torch.mm(rows, taps[offset], out=products[at : at + end - begin])
-            at += end - begin
+        own, found = out[first:last], _products(x, taps, kernel_map.source, part, products[worker], gathered[worker])
         if kernel_map.identity >= 0:
             middle = x[first:last]
             if bias is None:
                 torch.mm(middle, taps[kernel_map.identity], out=own)
             else:
                 torch.addmm(bias, middle, taps[kernel_map.identity], out=own)
-            if at:
-                own += _summed(products[:at], part)
+            if part.pairs:
+                own += _summed(found, part)
         else:
             if part.starts is None:
-                torch.index_select(products[:at], 0, part.order, out=own)
+                torch.index_select(found, 0, part.order, out=own)
             else:
-                own.copy_(_summed(products[:at], part))
+                own.copy_(_summed(found, part))
             if bias is not None:
                 own += bias
         if residual is not None:
             own += residual[first:last]
         if relu:
             own.relu_()
+
+    share_out(parts, make)
     return out
+
+
+def _products(
+    x: Tensor, taps: Sequence[Tensor], source: Tensor, part: _Part, products: Tensor, gathered: Tensor
+) -> Tensor:
+    """The product of each pair of a part, (pairs, C_out), in `products`; `gathered` has room for the rows of one offset."""
+    at = 0
+    for offset, begin, end in part.taps:
+        rows = torch.index_select(x, 0, source[begin:end], out=gathered[: end - begin])
+        torch.mm(rows, taps[offset], out=products[at : at + end - begin])
+        at += end - begin
+    return products[:at]
 
 
 def _summed(products: Tensor, part: _Part) -> Tensor:
@@ -331,6 +345,7 @@ def _cut(kernel_map: KernelMap) -> list[_Part]:
     target, outputs = kernel_map.target.numpy(), kernel_map.outputs
     bounds = np.array(kernel_map.bounds)
     pieces = max(1, -(-int(bounds[-1]) // _PART))
+    pieces += pieces % 2 if pieces > 1 else 0  # two threads should end together
     edges = np.linspace(0, outputs, pieces + 1).astype(np.int64)
     # (K, pieces + 1): where the targets of each offset pass the edges
     cuts = np.stack(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,10 @@ class OnnxRuntime(Runtime):
         runtime._paths = paths
         return runtime, metadata
 
-    def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Run one session; see `Runtime.run`."""
-        names = self._outputs[graph]
-        feed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    def run(self, graph: str, arrays: Mapping[str, Array], wanted: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run one session; see `Runtime.run`. With `wanted`, only these outputs are copied."""
+        names = self._outputs[graph] if wanted is None else list(wanted)
+        feed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         try:
             return dict(zip(names, self._sessions[graph].run(names, feed), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no public base class

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effvision.host import regions as areas
+from effvision.host.edit_axes import Axis, Pad, Spread, Window
+from effvision.host.edit_journal import Journal, Old, Step
+from effvision.host.regions import Mask, area, paint, split, tidy, tiles, within
 from effvision.incremental import make_incremental
-from effvision.incremental import regions as areas
-from effvision.incremental.axes import Axis, Pad, Spread, Window
 from effvision.incremental.blocks import choose_kept, make_blocks
 from effvision.incremental.costs import measured
-from effvision.incremental.journal import Journal, Maps, Old, Step
-from effvision.incremental.regions import Mask, area, paint, split, tidy, tiles, within
+from effvision.incremental.journal import Maps
 from effvision.incremental.trace import trace
 from painters import ResnetGenerator, SpadeGenerator, UnetGenerator
 from waiting import best_of_three

@@ -69,10 +69,13 @@ def split(mask: Mask, slack: float, most: int = _MOST) -> list[Rect]:
 def _bounds(mask: Mask, box: Rect) -> Rect | None:
     """The bounding box of what is set inside a box."""
     part = mask[box[0] : box[1], box[2] : box[3]]
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-    if not len(rows):
+    rows: Mask = np.asarray(part.any(1))
+    if not rows.any():
         return None
-    return box[0] + int(rows[0]), box[0] + int(rows[-1]) + 1, box[2] + int(columns[0]), box[2] + int(columns[-1]) + 1
+    top, bottom = int(rows.argmax()), len(rows) - int(rows[::-1].argmax())
+    columns: Mask = np.asarray(part[top:bottom].any(0))
+    left, right = int(columns.argmax()), len(columns) - int(columns[::-1].argmax())
+    return box[0] + top, box[0] + bottom, box[2] + left, box[2] + right
 
 
 def _best_cut(mask: Mask, box: Rect, slack: float) -> list[Rect] | None:
