@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from effvision._optional import require
-from effvision.cards import default_card, get_card
+from effvision.cards import Card, default_card, get_card
 from effvision.demos import gestures, points, tracking
 from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
@@ -91,17 +91,7 @@ class Server:
         self._uploads = self._folder / "uploads"
         self._gradio = contextlib.ExitStack()
         try:
-            moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
-            followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
-            cloudy = first if first.family in points.FAMILIES else None
-            turns = Turns()
-            moves = gestures.GesturesTab(moving, chosen, Visitors(self.limits, turns), self._folder, self._uploads)
-            tracks = tracking.TrackingTab(followed, chosen, Visitors(self.limits, turns), self._folder, self._uploads)
-            clouds = points.PointsTab(cloudy, chosen, self.limits, self._folder / "clouds", turns)
-            self.tabs: tuple[Tab, ...] = (moves, tracks, clouds)
-            service = Service(
-                (moves.visitors, moves.models), (tracks.visitors, tracks.models), clouds, self.limits, self._uploads
-            )
+            self.tabs, service = self._build(first, chosen)
             opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
             opened.load()  # what cannot work is said now, not to the first visitor
             self._gradio.enter_context(_gradio_writes_to(self._uploads))
@@ -131,6 +121,18 @@ class Server:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._chores = threading.Thread(target=self._do_chores, daemon=True)
+
+    def _build(self, first: Card, runtimes: tuple[str, ...]) -> tuple[tuple[Tab, ...], Service]:
+        """Make the tabs, that card in its own, and what programs may call."""
+        moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
+        followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
+        cloudy = first if first.family in points.FAMILIES else None
+        turns, folder, uploads = Turns(), self._folder, self._uploads
+        moves = gestures.GesturesTab(moving, runtimes, Visitors(self.limits, turns), folder, uploads)
+        tracks = tracking.TrackingTab(followed, runtimes, Visitors(self.limits, turns), folder, uploads)
+        clouds = points.PointsTab(cloudy, runtimes, self.limits, folder / "clouds", turns)
+        of_clips, of_tracks = (moves.visitors, moves.models), (tracks.visitors, tracks.models)
+        return (moves, tracks, clouds), Service(of_clips, of_tracks, clouds, self.limits, uploads)
 
     def start(self) -> Server:
         """Begin to serve; returns when the page answers.

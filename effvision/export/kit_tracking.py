@@ -59,12 +59,7 @@ def export_tracking_kit(
         SourceError: the folder is in the way or cannot be written; nothing is left.
         ExportError: the model cannot be written for that target, or a check failed; nothing is left.
     """
-    if target == SERVER:
-        raise InputError(
-            "tracking is not served by Triton: which objects go into a call, and with whose state, is decided between calls, "
-            "while Triton keeps one state a stream\nhint: --target onnx writes a kit that follows objects on any machine"
-        )
-    to = target if isinstance(target, Target) else get_target(target)
+    to = _device(target)
     place = checked_place(predictor, folder)
     _check_asked(to, half, int8)
     real = None if frames is None else predictor.real_inputs(frames)
@@ -94,6 +89,16 @@ def export_tracking_kit(
             readme=readme,
         )
     return report.at(place)
+
+
+def _device(target: str | Target) -> Target:
+    """Return the device; refuse what is none."""
+    if target == SERVER:
+        raise InputError(
+            "tracking is not served by Triton: which objects go into a call, and with whose state, is decided between calls, "
+            "while Triton keeps one state a stream\nhint: --target onnx writes a kit that follows objects on any machine"
+        )
+    return target if isinstance(target, Target) else get_target(target)
 
 
 def _check_asked(target: Target, half: bool, int8: Any) -> None:
