@@ -88,7 +88,7 @@ def fill_triton_readme(template: str, metadata: Metadata, *, name: str, state_by
             "HINTS": _PLAIN_HINTS.format(
                 more=f"\n- A call takes up to {STREAMS} clouds of equal size." if batched else ""
             ),
-            "SIMULATED": "The client was run over gRPC against a stand-in that runs the graph in ONNX Runtime.",
+            "SIMULATED": "They run the client over gRPC and get the predictor's labels.",
         }
     whole = "The float32 graph it was made from" if metadata.precision else "Exported file"
     values = {
@@ -122,6 +122,6 @@ def _of_streams(metadata: Metadata, name: str, shape: tuple[int, ...], state_byt
         "HINTS": _STATEFUL_HINTS.format(
             frame=4 * prod(shape), state=state_bytes, all=2 * KEPT * state_bytes / 1e6, kept=KEPT, streams=STREAMS
         ),
-        "SIMULATED": "Effvision's tests run the graph through\n  that state mapping, streams interleaved in one call, and "
-        "get the numbers of a session each; the client ran over gRPC against\n  such a stand-in.",
+        "SIMULATED": "They run the graph through that state mapping, streams interleaved in one call, and get\n"
+        "  the numbers of a session each.",
     }
