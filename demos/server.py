@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import shutil
@@ -262,9 +263,26 @@ def page(tabs: Sequence[Tab], opened: str, service: Service | None = None) -> An
                     tab.build()
         if service is not None:
             service.build()
+    _keep_apart(blocks)
     if service is not None:
         service.queue(blocks)
     return blocks
+
+
+def _keep_apart(blocks: Any) -> None:
+    """Keep the app out of the description that each page gets of it.
+
+    Where a page's script holds the name of an argument of `gr.HTML`, such as "every", in quotes, Gradio takes it for an event
+    of the script's own, and describes the argument by a function bound to the component, and so to the whole app, which it
+    would then copy for every page that is opened.
+    """
+    import gradio as gr
+
+    for block in blocks.blocks.values():
+        if isinstance(block, gr.HTML):
+            for name in inspect.signature(gr.HTML.__init__).parameters:
+                if name not in vars(block) and callable(getattr(block, name, None)):
+                    setattr(block, name, None)
 
 
 def _listen(host: str, port: int) -> socket.socket:

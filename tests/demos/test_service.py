@@ -65,6 +65,15 @@ def test_the_calls_have_these_names_and_take_this(client: Client) -> None:
     assert not client.view_api(return_format="dict", print_info=False)["unnamed_endpoints"]  # type: ignore[index]
 
 
+def test_a_page_opened_beside_calls_does_not_copy_the_app(client: Client, page: Page) -> None:
+    """Gradio deep-copies what it tells each page, and complains in its log where that leads to an event loop."""
+    client.predict(api_name="/models")
+    for name in ("", "config"):
+        with urllib.request.urlopen(page.url + name, timeout=60) as answer:
+            assert answer.status == 200
+    assert "Exception ignored" not in page.log.read_text()
+
+
 def test_models_says_what_answers_here(client: Client) -> None:
     said = client.predict(api_name="/models")
     assert said["label_clip"]["card"] == CARD and "up" in said["label_clip"]["labels"]
