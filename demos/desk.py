@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -43,21 +43,21 @@ class Desk:
     """Lets one labelling run at a time, in the order they came.
 
     Args:
-        turns: Of the live frames of other visitors.
+        turns: Of the live frames of other visitors, tab by tab.
 
     Attributes:
         thread: Where they run.
     """
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, turns: Sequence[Turns]) -> None:
+        self._turns = tuple(turns)
         self._line: list[object] = []
         self._moved = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "labelling")
 
     def breathe(self, spent_s: float) -> None:
         """Rest as long as was worked, but not long, where there are live frames besides."""
-        if self._turns.live:
+        if any(turns.live for turns in self._turns):
             time.sleep(min(spent_s, _LONGEST_S))
 
     @contextlib.asynccontextmanager

@@ -30,16 +30,11 @@ class Guest(Protocol):
 
 
 class Visitors:
-    """Who is connected to one tab now, and the threads they share.
+    """Who is connected to one tab now, and the threads they share."""
 
-    Args:
-        limits: What they may take.
-        turns: Shared with other tabs; default: threads of their own.
-    """
-
-    def __init__(self, limits: Limits, turns: Turns | None = None) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.turns = turns or Turns()
+        self.turns = Turns()
         self.now: set[Guest] = set()
         self.seen = 0
 

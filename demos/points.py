@@ -350,14 +350,14 @@ class PointsTab:
     title = TITLE
 
     def __init__(
-        self, card: Card | None, runtimes: Sequence[str], limits: Limits, folder: Path, turns: Turns | None = None
+        self, card: Card | None, runtimes: Sequence[str], limits: Limits, folder: Path, turns: Sequence[Turns] = ()
     ) -> None:
         self._card, self._runtimes, self._limits, self._folder = card, tuple(runtimes), limits, folder
         # all threads: a labelling is short, and only one runs at a time
         self.models = {one.name: Models(one.name, runtimes, threads=None) for one in cards(card)}
         self._results: dict[str, tuple[Path, str]] = {}
-        self.visitors = Visitors(limits, turns)
-        self.desk = Desk(self.visitors.turns)
+        self.visitors = Visitors(limits)
+        self.desk = Desk(turns)
 
     def load(self) -> None:
         """Load the chosen model.

@@ -24,7 +24,6 @@ from effvision.demos import gestures, points, tracking
 from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
 from effvision.demos.service import Service
-from effvision.demos.sharing import Turns
 from effvision.demos.tabs import Tab
 from effvision.demos.uploads import Guard
 from effvision.errors import CardError, EffvisionError, InputError, SourceError
@@ -128,10 +127,14 @@ class Server:
         moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
         followed = first if first.family == tracking.FAMILY else default_card(tracking.FAMILY)
         cloudy = first if first.family in points.FAMILIES else None
-        turns, folder, uploads = Turns(), self._folder, self._uploads
-        moves = gestures.GesturesTab(moving, runtimes, Visitors(self.limits, turns), folder, uploads)
-        tracks = tracking.TrackingTab(followed, runtimes, Visitors(self.limits, turns), folder, uploads)
-        clouds = points.PointsTab(cloudy, runtimes, self.limits, folder / "clouds", turns)
+        folder, uploads = self._folder, self._uploads
+        moves = gestures.GesturesTab(moving, runtimes, Visitors(self.limits), folder, uploads)
+        tracks = tracking.TrackingTab(followed, runtimes, Visitors(self.limits), folder, uploads)
+        live = (
+            moves.visitors.turns,
+            tracks.visitors.turns,
+        )  # each its own: strangers' detectors may hold all threads of theirs
+        clouds = points.PointsTab(cloudy, runtimes, self.limits, folder / "clouds", live)
         of_clips, of_tracks = (moves.visitors, moves.models), (tracks.visitors, tracks.models)
         return (moves, tracks, clouds), Service(of_clips, of_tracks, clouds, self.limits, uploads)
 

@@ -27,6 +27,7 @@ from effvision.demos.channel import Limits, Models
 from effvision.demos.labelling import Job, check_name
 from effvision.demos.places import Visitors
 from effvision.demos.points import PointsTab
+from effvision.demos.sharing import Share
 from effvision.demos.uploads import release
 from effvision.errors import EffvisionError, InputError
 from effvision.results import Result
@@ -50,7 +51,7 @@ class _Caller:
 
 
 class Service:
-    """What programs may call. All calls together have the part of one visitor in the machine's time.
+    """What programs may call. All calls of one kind together have the part of one visitor in the machine's time.
 
     Args:
         clips: Visitors and models of the tab that names motions.
@@ -70,7 +71,7 @@ class Service:
     ) -> None:
         self._clips, self._tracks, self._points = clips, tracks, points
         self._limits, self._uploads = limits, uploads
-        self._share = clips[0].turns.share()
+        self._shares = {id(visitors): visitors.turns.share() for visitors in (clips[0], tracks[0])}
 
     def build(self) -> None:
         """Add the calls to the open `gradio.Blocks`."""
@@ -149,11 +150,12 @@ class Service:
         }
 
     async def _label_clip(self, path: Path) -> dict[str, Any]:
-        model = await self._share(self._first, self._clips)
+        share = self._shares[id(self._clips[0])]
+        model = await share(self._first, self._clips)
         session = model.session()
         answers, seen = [], 0
         whole = True
-        async for result in self._played(path, session.update):
+        async for result in self._played(path, session.update, share):
             if result is None:
                 whole = False
                 break
@@ -172,7 +174,8 @@ class Service:
             raise InputError(
                 f"`boxes` is a list of 1 to {self._limits.objects} boxes x1 y1 x2 y2; got {str(boxes)[:60]!r}"
             )
-        model = await self._share(self._first, self._tracks)
+        share = self._shares[id(self._tracks[0])]
+        model = await share(self._first, self._tracks)
         session = model.session()
         frames, whole = [], True
         given: dict[str, Any] = {"boxes": boxes}
@@ -182,18 +185,18 @@ class Service:
             result, given = session.update(image, **of_frame, **given), {}
             return result  # type: ignore[no-any-return]
 
-        async for result in self._played(path, update):
+        async for result in self._played(path, update, share):
             if result is None:
                 whole = False
                 break
             frames.append({"at_s": round(result.timestamp, 3), "objects": result.to_dict()["objects"]})
         return {"card": self._tracks[1].card, "frames": frames, "whole": whole}
 
-    async def _played(self, path: Path, update: Callable[..., Any]) -> AsyncIterator[Any]:
+    async def _played(self, path: Path, update: Callable[..., Any], share: Share) -> AsyncIterator[Any]:
         """Yield the result of every frame; None where a limit ends it. Others' frames come in between."""
         began = time.monotonic()
         try:
-            with await self._share(open_source, path) as source:
+            with await share(open_source, path) as source:
                 frames = iter(source)
 
                 def step() -> Any:
@@ -203,7 +206,7 @@ class Service:
                         return None
                     return update(frame.image, timestamp=frame.timestamp, source=frame.source)
 
-                while (result := await self._share(step)) is not False:
+                while (result := await share(step)) is not False:
                     late = time.monotonic() - began > self._limits.labelling_s
                     yield None if late else result
         except EffvisionError as error:
