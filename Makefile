@@ -21,7 +21,7 @@ export PIP_ROOT_USER_ACTION = ignore
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo label test lint format check preflight bench train soak rivals backends clean
+.PHONY: help demo label test lint format check preflight bench train soak rivals backends tritonserver clean
 
 help:  ## this list
 	@echo "make demo      the live page at http://localhost:$(PORT)/ (first use downloads about 180 MB; no PyTorch); Ctrl-C ends it"
@@ -34,6 +34,7 @@ help:  ## this list
 	@echo "make train     make the bundled weights again (hours on two cores; goes on after an interruption)"
 	@echo "make rivals    the environment of the benchmarks' rivals, .venv-rivals"
 	@echo "make backends  tests of sparse convolutions on spconv, and on Triton in its interpreter (290 MB to download for Triton)"
+	@echo "make tritonserver  an exported model repository in Triton's own server, its ONNX Runtime back end stood in for (55 MB)"
 	@echo "make clean     remove what the other targets made, .venv too"
 	@echo
 	@echo "PORT=8000 HOST=0.0.0.0   where \`make demo\` listens (a camera needs https or localhost: see README)"
@@ -127,6 +128,10 @@ backends: rivals $(VENV)/.test-installed
 	PYTHONPATH=. .venv-rivals/bin/python -m pytest tests/ops/test_sparse_backends.py
 	@test -d $(OUT)/triton || $(PIP) --no-deps --target $(OUT)/triton triton==3.9.0
 	PYTHONPATH=$(OUT)/triton $(PY) -m pytest tests/ops/test_sparse_triton.py
+
+tritonserver: $(VENV)/.test-installed
+	@test -d $(OUT)/pytriton || $(PIP) --no-deps --target $(OUT)/pytriton nvidia-pytriton==0.7.0
+	EFFVISION_TRITONSERVER=$(OUT)/pytriton/pytriton/tritonserver/bin/tritonserver $(PY) -m pytest -s tests/export/test_triton_server.py
 
 clean:
 	rm -rf $(VENV) .venv-rivals build dist effvision.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(OUT)

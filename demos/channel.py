@@ -24,10 +24,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from effvision.demos.desk import behind
 from effvision.demos.pictures import decode_frame, encode_frame
+from effvision.demos.sharing import Pace
+from effvision.demos.uploads import release
 from effvision.errors import EffvisionError, InputError
 from effvision.loading import RuntimeName
 from effvision.predictor import Predictor
@@ -56,16 +60,21 @@ class Limits:
     """What one visitor, and all of them together, may take.
 
     Attributes:
-        visitors: Connections at once.
+        visitors: Connections at once, to each tab.
         message_bytes: Of one frame or command.
+        messages_per_s: Frames and commands of one connection; it is not read from while it is faster.
+        bytes_per_s: Likewise.
         pixels: Of one frame from the page.
         idle_s: Silence after which a connection is closed.
         unread_s: Time a page may take to make room for a message to it.
         upload_bytes: Of one file.
+        upload_s: Seconds that sending one may take.
+        stored_bytes: Of all uploaded files that are not deleted yet.
+        ping_s: Seconds after which a page is asked whether it is still there, and again until it must have answered.
         file_s: Seconds of a file that are played.
         points: Of one cloud.
         unpacked_bytes: Of one cloud's file, as it says itself, once it is unpacked.
-        labelling_s: Seconds of work on one cloud, while the others wait.
+        labelling_s: Seconds of work on one cloud, while the others wait, or on one call of the programming interface.
         shown_points: Of a cloud, in the browser; the rest is labelled and downloaded all the same.
         kept_s: Silence after which a labelled cloud is deleted.
         objects: That are followed at once.
@@ -75,12 +84,17 @@ class Limits:
         journal_mb: Megabytes for the last states of an edited picture; older ones are undone by computing them anew.
     """
 
-    visitors: int = 16
+    visitors: int = 24
     message_bytes: int = 2 * 2**20
+    messages_per_s: float = 200.0
+    bytes_per_s: float = 32 * 2**20
     pixels: int = 1920 * 1080
     idle_s: float = 300.0
     unread_s: float = 20.0
     upload_bytes: int = 100 * 2**20
+    upload_s: float = 900.0
+    stored_bytes: int = 2 * 2**30
+    ping_s: float = 20.0
     file_s: float = 120.0
     points: int = 5_000_000
     unpacked_bytes: int = 2**30
@@ -101,7 +115,7 @@ class Models:
         card: Its name.
         runtimes: That may be asked for.
         threads: Of ONNX Runtime. One for live frames: more of them wait in a busy loop between frames, on the cores the
-            browser needs. None takes all cores.
+            browser needs. None takes all cores, of which all but one with what live frames leave.
     """
 
     def __init__(self, card: str, runtimes: Sequence[str], *, threads: int | None = 1) -> None:
@@ -126,7 +140,8 @@ class Models:
             if runtime not in self._loaded:
                 threads = self._threads if runtime == "onnx" else None
                 chosen = cast(RuntimeName, runtime)
-                self._loaded[runtime] = Predictor.from_pretrained(self.card, runtime=chosen, threads=threads)
+                load = partial(Predictor.from_pretrained, self.card, runtime=chosen, threads=threads)
+                self._loaded[runtime] = behind(load) if self._threads is None else load()
             return self._loaded[runtime]
 
 
@@ -143,7 +158,7 @@ class Visitor:
         uploads: Folder that uploaded files lie in; a path outside is refused.
         samples: Files the page may ask for by name; made when first played.
         limits: See `Limits`.
-        workers: Runs a function in a thread; shared, so that all visitors together use the machine's cores once.
+        workers: Runs a function in a thread when it is this visitor's turn; see `effvision.demos.sharing`.
 
     Attributes:
         files: What was uploaded for this visitor and is not deleted yet.
@@ -162,6 +177,7 @@ class Visitor:
     ) -> None:
         self._socket, self._models, self._hello = socket, models, hello
         self._uploads, self._samples, self._limits, self._in_thread = uploads, samples, limits, workers
+        self._pace = Pace(limits.messages_per_s, limits.bytes_per_s)
         self._runtime = models.runtimes[0]
         self._session: Any = None
         self._playing: asyncio.Task[None] | None = None
@@ -192,6 +208,7 @@ class Visitor:
                     raise
                 if message["type"] == "websocket.disconnect":
                     return
+                await self._pace.take(len(message.get("bytes") or message.get("text") or ""))
                 try:
                     if message.get("bytes") is not None:
                         await self._frame(message["bytes"])
@@ -400,8 +417,6 @@ class Visitor:
             self._forget(path)
 
     def _forget(self, path: Path) -> None:
-        """Remove an uploaded file and the folder Gradio made for it."""
-        with contextlib.suppress(OSError):
-            path.unlink()
-            path.parent.rmdir()
+        """Let go of an uploaded file; it is removed unless somebody else sent the same."""
+        release(path)
         self.files.discard(path)

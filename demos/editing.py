@@ -143,7 +143,7 @@ class EditVisitor(Visitor):
 
     async def _draw(self, number: int, function: Callable[..., Any], *arguments: Any) -> None:
         """Do it and answer. Whatever fails: the painting is as it was before, and the page is told so."""
-        await self._pace()
+        await self._due()
         try:
             done = await self._work(function, *arguments)
         except Exception as error:
@@ -155,7 +155,7 @@ class EditVisitor(Visitor):
             return await self._tell("measured", id=number, **done)
         await self._send(_packed("drawn", number, done, **self._now()))
 
-    async def _pace(self) -> None:
+    async def _due(self) -> None:
         """Wait until the next change is due; what the page paints meanwhile goes into one change."""
         now = time.monotonic()
         await asyncio.sleep(max(0.0, self._next - now))

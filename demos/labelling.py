@@ -56,6 +56,7 @@ class Job:
         target: The labelled cloud is written there, `.ply`.
         limits: Points that are taken, and shown.
         make: Writes the file first.
+        breathe: Told after each part of the cloud how many seconds it took; may rest.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class Job:
         limits: Limits,
         *,
         make: Callable[[], object] | None = None,
+        breathe: Callable[[float], None] | None = None,
     ) -> None:
-        self._make = make
+        self._make, self._breathe = make, breathe
+        self._ticked = 0.0
         self._models, self._runtime, self._path, self.name, self._target = models, runtime, path, name, target
         self._limits = limits
         self._stop = threading.Event()
@@ -143,8 +146,12 @@ class Job:
     def _tick(self, done: int, total: int) -> None:
         if self._stop.is_set():
             raise Stopped
+        now = time.perf_counter()
+        if done and self._breathe is not None:
+            self._breathe(now - self._ticked)
+        self._ticked = time.perf_counter()
         if not done:
-            self._began = time.perf_counter()
+            self._began = now
         elif time.perf_counter() - self._began > self._limits.labelling_s:
             raise InputError(
                 f"{self.name} took more than {self._limits.labelling_s:.0f} s, at part {done:,} of {total:,}; others wait\n"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from effvision.demos.channel import Limits
+from effvision.demos.sharing import Turns
 from effvision.demos.tabs import same_origin
 
 __all__ = ["Guest", "Visitors", "Workers", "live_route"]
@@ -31,10 +30,11 @@ class Guest(Protocol):
 
 
 class Visitors:
-    """Who is connected to one tab now."""
+    """Who is connected to one tab now, and the threads they share."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
+        self.turns = Turns()
         self.now: set[Guest] = set()
         self.seen = 0
 
@@ -59,13 +59,9 @@ def live_route(name: str, visitors: Visitors, make: Callable[[Any, Workers], Gue
     Args:
         name: Of the tab.
         visitors: Of the tab; whoever finds no room is told so.
-        make: Makes a guest of an accepted Starlette WebSocket. The workers are shared by the tab's visitors, so that all of
-            them together use the machine's cores once.
+        make: Makes a guest of an accepted Starlette WebSocket and its part in the threads that all visitors share.
     """
-    from anyio import CapacityLimiter, to_thread
     from starlette.routing import WebSocketRoute
-
-    limiter: list[CapacityLimiter] = []  # belongs to the event loop, so it is made inside it
 
     async def live(socket: Any) -> None:
         if not same_origin(socket):
@@ -77,8 +73,7 @@ def live_route(name: str, visitors: Visitors, make: Callable[[Any, Workers], Gue
             await socket.send_json({"kind": "error", "text": full, "ended": True})
             await socket.close(1013)
             return
-        limiter[:] = limiter or [CapacityLimiter(max(2, os.cpu_count() or 1))]
-        visitor = make(socket, partial(to_thread.run_sync, limiter=limiter[0]))
+        visitor = make(socket, visitors.turns.share())
         visitors.enter(visitor)
         try:
             await visitor.run()

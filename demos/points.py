@@ -23,22 +23,24 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from effvision.cards import Card, default_card, get_card, list_cards, predictor_class
 from effvision.demos.channel import BROKEN, Gone, Limits, Models
+from effvision.demos.desk import Desk
 from effvision.demos.labelling import Job, Stopped, check_name
 from effvision.demos.places import Visitors, Workers, live_route
+from effvision.demos.sharing import Pace, Turns
 from effvision.demos.tabs import RUNTIME_TITLES, about_card, page_file
 from effvision.errors import EffvisionError, InputError
 from effvision.scans import CloudPredictor
 from effvision.sources.clouds import CLOUD_SUFFIXES
 from effvision.viz import class_colors
 
-__all__ = ["FAMILIES", "NAME", "TITLE", "CloudVisitor", "Desk", "PointsTab", "cards", "hello"]
+__all__ = ["FAMILIES", "NAME", "TITLE", "CloudVisitor", "PointsTab", "cards", "hello"]
 
 NAME = "points"
 TITLE = "Point clouds"
@@ -85,30 +87,6 @@ def _predictor(card: Card) -> type[CloudPredictor]:
     return cast("type[CloudPredictor]", predictor_class(card.family))
 
 
-class Desk:
-    """Lets one labelling run at a time, in the order they came."""
-
-    def __init__(self) -> None:
-        self._line: list[object] = []
-        self._moved = asyncio.Event()
-
-    @contextlib.asynccontextmanager
-    async def turn(self, tell: Callable[[int], Any]) -> AsyncIterator[None]:
-        """Wait for one's turn and keep it while inside; `tell` is awaited with how many are before, when that changes."""
-        ticket = object()
-        self._line.append(ticket)
-        try:
-            while before := self._line.index(ticket):
-                moved = self._moved
-                await tell(before)
-                await moved.wait()
-            yield
-        finally:
-            self._line.remove(ticket)
-            moved, self._moved = self._moved, asyncio.Event()
-            moved.set()
-
-
 @dataclass
 class _Asked:
     """What a visitor wants labelled."""
@@ -150,6 +128,7 @@ class CloudVisitor:
     ) -> None:
         self._socket, self._models, self._desk, self._greeting = socket, models, desk, greeting
         self._folder, self._results, self._limits = folder, results, limits
+        self._pace = Pace(limits.messages_per_s, limits.bytes_per_s)
         self._sending: _Asked | None = None
         self._working: asyncio.Task[None] | None = None
         self._token = ""
@@ -177,6 +156,10 @@ class CloudVisitor:
                     return
                 if message["type"] == "websocket.disconnect":
                     return
+                try:
+                    await self._pace.take(len(message.get("bytes") or message.get("text") or ""))
+                except InputError as error:
+                    return await self._tell("error", text=str(error))
                 turn = self._sending.turn if self._sending else None
                 try:
                     if message.get("bytes") is not None:
@@ -241,6 +224,10 @@ class CloudVisitor:
         sending.received += len(data)
         if sending.received > sending.bytes:
             raise InputError(f"{sending.name} is longer than it was said to be ({sending.bytes} bytes)")
+        if time.perf_counter() - sending.begun > self._limits.upload_s:
+            raise InputError(
+                f"{sending.name} took more than {self._limits.upload_s:g} s to send, which is the limit here"
+            )
         sending.file.write(data)
         await self._tell_progress(sending, "receive", sending.received, sending.bytes)
         if sending.received == sending.bytes:
@@ -261,7 +248,16 @@ class CloudVisitor:
             try:
                 token = secrets.token_urlsafe(24)
                 target = self._folder / f"{token}.ply"
-                job = Job(asked.models, asked.runtime, asked.path, asked.name, target, self._limits, make=make)
+                job = Job(
+                    asked.models,
+                    asked.runtime,
+                    asked.path,
+                    asked.name,
+                    target,
+                    self._limits,
+                    make=make,
+                    breathe=self._desk.breathe,
+                )
                 try:
                     async with self._desk.turn(before):
                         said, points = await self._watch(job, asked)
@@ -283,7 +279,7 @@ class CloudVisitor:
 
     async def _watch(self, job: Job, asked: _Asked) -> tuple[dict[str, Any], bytes]:
         """Run it in a thread, to its end, and tell how far it is: the next in the line must not begin beside it."""
-        work = asyncio.ensure_future(asyncio.to_thread(job.run))
+        work = asyncio.get_running_loop().run_in_executor(self._desk.thread, job.run)
         try:
             told: object = None
             while not work.done():
@@ -343,17 +339,25 @@ class PointsTab:
         runtimes: That the visitor may choose from.
         limits: What a visitor may take.
         folder: For files of visitors; made when the first one comes, removed by the server.
+        turns: Of the live frames on other tabs.
+
+    Attributes:
+        models: By their cards.
+        desk: Where all labellings run.
     """
 
     name = NAME
     title = TITLE
 
-    def __init__(self, card: Card | None, runtimes: Sequence[str], limits: Limits, folder: Path) -> None:
+    def __init__(
+        self, card: Card | None, runtimes: Sequence[str], limits: Limits, folder: Path, turns: Sequence[Turns] = ()
+    ) -> None:
         self._card, self._runtimes, self._limits, self._folder = card, tuple(runtimes), limits, folder
         # all threads: a labelling is short, and only one runs at a time
-        self._models = {one.name: Models(one.name, runtimes, threads=None) for one in cards(card)}
+        self.models = {one.name: Models(one.name, runtimes, threads=None) for one in cards(card)}
         self._results: dict[str, tuple[Path, str]] = {}
         self.visitors = Visitors(limits)
+        self.desk = Desk(turns)
 
     def load(self) -> None:
         """Load the chosen model.
@@ -361,7 +365,16 @@ class PointsTab:
         Raises:
             EffvisionError: it cannot be loaded.
         """
-        self._models[(self._card or default_card(FAMILIES[0])).name].get(self._runtimes[0])
+        self.models[self.first].get(self._runtimes[0])
+
+    @property
+    def first(self) -> str:
+        """Name of the card that is chosen first."""
+        return (self._card or default_card(FAMILIES[0])).name
+
+    def labels(self) -> dict[str, list[str]]:
+        """Return the class names of each card that a visitor may choose."""
+        return {name: list(get_card(name).class_names) for name in self.models}
 
     def prepare(self) -> None:
         """Nothing takes long here."""
@@ -377,7 +390,7 @@ class PointsTab:
             elem_id=NAME,
             padding=False,
         )
-        gr.HTML(_about([get_card(name) for name in self._models], self._limits), elem_classes="about")
+        gr.HTML(_about([get_card(name) for name in self.models], self._limits), elem_classes="about")
 
     def routes(self) -> list[Any]:
         """Return the tab's WebSocket, and the address of a labelled cloud."""
@@ -385,15 +398,13 @@ class PointsTab:
         from starlette.routing import Route
 
         greeting = hello(self._card, self._runtimes, self._limits)
-        desk: list[Desk] = []  # belongs to the event loop, so it is made inside it
 
         def make(socket: Any, workers: Workers) -> CloudVisitor:
-            desk[:] = desk or [Desk()]
             self._folder.mkdir(parents=True, exist_ok=True)
             return CloudVisitor(
                 socket,
-                models=self._models,
-                desk=desk[0],
+                models=self.models,
+                desk=self.desk,
                 greeting=greeting,
                 folder=Path(tempfile.mkdtemp(dir=self._folder)),
                 results=self._results,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import shutil
@@ -18,11 +19,13 @@ from types import TracebackType
 from typing import Any
 
 from effvision._optional import require
-from effvision.cards import Card, get_card
+from effvision.cards import Card, default_card, get_card
 from effvision.demos import editing, gestures, points, tracking
 from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
+from effvision.demos.service import Service
 from effvision.demos.tabs import Tab
+from effvision.demos.uploads import Guard
 from effvision.errors import CardError, EffvisionError, InputError, SourceError
 from effvision.loading import installed_runtimes
 
@@ -35,7 +38,9 @@ _TABS = {
     editing.FAMILY: editing.NAME,
 }
 _TIDY_S = 60.0
-_UPLOAD_KEPT_S = 300.0  # of a file nobody plays: its page was closed while it was sent, or chose something else
+# of a file nobody plays: its page was closed while it was sent, or a program fetches it from here
+_UPLOAD_KEPT_S = 300.0
+_CONNECTIONS = 800  # of all kinds; a process may often have a thousand files open
 
 _CSS = ".about {font-size: 0.9rem; line-height: 1.5; max-width: 62rem} .about p {margin: 0.4rem 0}"
 
@@ -86,18 +91,21 @@ class Server:
         self._uploads = self._folder / "uploads"
         self._gradio = contextlib.ExitStack()
         try:
-            self.tabs = self._tabs(first, chosen)
+            self.tabs, service = self._build(first, chosen)
             opened = next(tab for tab in self.tabs if tab.name == _TABS[first.family])
             opened.load()  # what cannot work is said now, not to the first visitor
             self._gradio.enter_context(_gradio_writes_to(self._uploads))
             require("gradio", extra="demo")
-            app = make_app(self.tabs, opened.name, self.limits, uploads=self._uploads)
+            app = make_app(self.tabs, opened.name, self.limits, uploads=self._uploads, service=service)
             uvicorn = require("uvicorn", extra="demo")
             config = uvicorn.Config(
                 app,
                 log_level="warning",
                 ws_max_size=self.limits.message_bytes,
                 ws_per_message_deflate=False,  # JPEG does not get smaller
+                ws_ping_interval=self.limits.ping_s,  # whoever vanished without a word is found out
+                ws_ping_timeout=self.limits.ping_s,
+                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=2,
                 **({"ssl_certfile": certificate[0], "ssl_keyfile": certificate[1]} if certificate else {}),
             )
@@ -114,22 +122,24 @@ class Server:
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._chores = threading.Thread(target=self._do_chores, daemon=True)
 
-    def _tabs(self, first: Card, runtimes: Sequence[str]) -> tuple[Tab, ...]:
-        """Return the tabs in their order; that of the first card's family shows this card, the others their own."""
+    def _build(self, first: Card, runtimes: tuple[str, ...]) -> tuple[tuple[Tab, ...], Service]:
+        """Make the tabs, that of the first card with this card, the others with their own, and what programs may call."""
 
-        def card(family: str, default: str | None = None) -> Card:
-            return first if first.family == family else get_card(default or family)
+        def card(family: str) -> Card:
+            return first if first.family == family else default_card(family)
 
-        clouds = first if first.family in points.FAMILIES else None
+        moving = first if first.family == gestures.FAMILY else get_card(gestures.DEFAULT)
+        cloudy = first if first.family in points.FAMILIES else None
         folder, uploads = self._folder, self._uploads
-        return (
-            gestures.GesturesTab(
-                card(gestures.FAMILY, gestures.DEFAULT), runtimes, Visitors(self.limits), folder, uploads
-            ),
-            tracking.TrackingTab(card(tracking.FAMILY), runtimes, Visitors(self.limits), folder, uploads),
-            points.PointsTab(clouds, runtimes, self.limits, folder / "clouds"),
-            editing.EditingTab(card(editing.FAMILY), runtimes, Visitors(self.limits), uploads),
-        )
+        moves = gestures.GesturesTab(moving, runtimes, Visitors(self.limits), folder, uploads)
+        tracks = tracking.TrackingTab(card(tracking.FAMILY), runtimes, Visitors(self.limits), folder, uploads)
+        edits = editing.EditingTab(card(editing.FAMILY), runtimes, Visitors(self.limits), uploads)
+        # each tab has threads of its own: strangers' detectors may hold all threads of theirs
+        live = moves.visitors.turns, tracks.visitors.turns, edits.visitors.turns
+        clouds = points.PointsTab(cloudy, runtimes, self.limits, folder / "clouds", live)
+        of_clips, of_tracks = (moves.visitors, moves.models), (tracks.visitors, tracks.models)
+        service = Service(of_clips, of_tracks, clouds, self.limits, uploads)
+        return (moves, tracks, clouds, edits), service
 
     def start(self) -> Server:
         """Begin to serve; returns when the page answers.
@@ -182,7 +192,7 @@ class Server:
         self.close()
 
 
-def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path) -> Any:
+def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path, service: Service | None = None) -> Any:
     """Return the ASGI app: the routes of each tab, a status page, and Gradio's page over everything else.
 
     Args:
@@ -190,6 +200,7 @@ def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path)
         opened: Name of the tab that is seen first.
         limits: What visitors may take.
         uploads: Folder of uploaded files.
+        service: What programs may call besides.
     """
     _keep_quiet()
     gr = require("gradio", extra="demo")
@@ -211,7 +222,7 @@ def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path)
     app = FastAPI(routes=routes, docs_url=None, redoc_url=None, openapi_url=None)
     mounted = gr.mount_gradio_app(
         app,
-        page(tabs, opened),
+        page(tabs, opened, service),
         path="/",
         theme=_theme(),
         css=_CSS,
@@ -225,9 +236,11 @@ def make_app(tabs: Sequence[Tab], opened: str, limits: Limits, *, uploads: Path)
         pwa=False,
     )
 
+    guarded = Guard(mounted, limits, uploads)
+
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         with contextlib.suppress(ClientDisconnect):  # a page closed while it sends a file is no failure of the server
-            await mounted(scope, receive, send)
+            await guarded(scope, receive, send)
 
     return answer
 
@@ -242,8 +255,8 @@ def _theme() -> Any:
     return theme.set(button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_600")
 
 
-def page(tabs: Sequence[Tab], opened: str) -> Any:
-    """Build the page: one tab a family."""
+def page(tabs: Sequence[Tab], opened: str, service: Service | None = None) -> Any:
+    """Build the page: one tab a family, and what programs may call."""
     import gradio as gr
 
     with gr.Blocks(title="effvision", analytics_enabled=False, fill_width=True) as blocks:
@@ -254,7 +267,28 @@ def page(tabs: Sequence[Tab], opened: str) -> Any:
             for tab in tabs:
                 with gr.Tab(tab.title, id=tab.name):
                     tab.build()
+        if service is not None:
+            service.build()
+    _keep_apart(blocks)
+    if service is not None:
+        service.queue(blocks)
     return blocks
+
+
+def _keep_apart(blocks: Any) -> None:
+    """Keep the app out of the description that each page gets of it.
+
+    Where a page's script holds the name of an argument of `gr.HTML`, such as "every", in quotes, Gradio takes it for an event
+    of the script's own, and describes the argument by a function bound to the component, and so to the whole app, which it
+    would then copy for every page that is opened.
+    """
+    import gradio as gr
+
+    for block in blocks.blocks.values():
+        if isinstance(block, gr.HTML):
+            for name in inspect.signature(gr.HTML.__init__).parameters:
+                if name not in vars(block) and callable(getattr(block, name, None)):
+                    setattr(block, name, None)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -251,12 +251,13 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from effvision.export.targets import get_target
+    from effvision.export.targets import SERVER, get_target
     from effvision.predictor import Predictor
 
     given = {name: getattr(options, name) for name in ("batch", "opset", "form") if getattr(options, name) is not None}
     if options.target is not None:
-        get_target(options.target)  # before the model is loaded
+        if options.target != SERVER:
+            get_target(options.target)  # before the model is loaded
         if given:
             raise InputError(f"--target decides about --{' and --'.join(given)}: leave it out")
     given |= {"half": options.fp16, "int8": _int8(options)}

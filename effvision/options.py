@@ -154,11 +154,12 @@ def add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="a card's name or a checkpoint file")
     command.add_argument("--card", help="the card whose settings a checkpoint file has")
     command.add_argument(
-        "--out", metavar="PATH", type=Path, required=True, help="the file to write, or with --target the kit's folder"
+        "--out", metavar="PATH", type=Path, required=True, help="the file to write, or with --target the folder"
     )
     command.add_argument(
         "--target",
-        help="write a kit for jetson-nano, jp51, jp60, jp62, jp72 (JetPack 4.6 to 7.2) or onnx (any machine)",
+        help="write a kit for jetson-nano, jp51, jp60, jp62, jp72 (JetPack 4.6 to 7.2) or onnx (any machine), or a model "
+        "repository for triton (NVIDIA Triton Inference Server)",
     )
     command.add_argument(
         "--frames", metavar="SOURCE", help="a video or folder of real frames, or clouds, for the check"

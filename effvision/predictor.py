@@ -35,7 +35,7 @@ from effvision.state import Array, State
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from effvision.export import ExportReport, Int8, KitReport
+    from effvision.export import ExportReport, Int8, KitReport, TritonReport
     from effvision.export.precision import Form
     from effvision.session import Session
 
@@ -379,19 +379,23 @@ class Predictor(ABC):
         half: bool = False,
         int8: Int8 | Form | None = None,
         notify: Callable[[str], None] | None = None,
-    ) -> KitReport:
+    ) -> KitReport | TritonReport:
         """Write a folder that runs this model on a device with numpy, ONNX Runtime and OpenCV; see `effvision.export.kit`.
 
         Args:
-            target: `jetson-nano`, `jp51`, `jp60`, `jp62`, `jp72` or `onnx`; see `effvision.export.targets`.
+            target: `jetson-nano`, `jp51`, `jp60`, `jp62`, `jp72` or `onnx`; see `effvision.export.targets`. Or `triton`: the
+                model is added to a model repository of NVIDIA Triton Inference Server; see `effvision.export.triton`.
             folder: Made; an earlier kit there is replaced once all checks have passed.
             frames: As for `export`; the first ones go into the kit's golden vectors.
             half: As for `export`.
             int8: As for `export`; `tensorrt` for targets that have TensorRT and int8 units, `cpu` for `onnx`.
             notify: As for `export`.
         """
-        from effvision.export import export_kit
+        from effvision.export import export_kit, export_triton
+        from effvision.export.targets import SERVER
 
+        if target == SERVER:
+            return export_triton(self, folder, frames=frames, half=half, int8=int8, notify=notify)
         return export_kit(self, target, folder, frames=frames, half=half, int8=int8, notify=notify)
 
     # -- what a family says ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from effvision.export.kit import export_kit
 from effvision.export.precision import Int8
 from effvision.export.report import ExportReport, KitReport
+from effvision.export.triton import TritonReport, export_triton
 from effvision.export.writer import export_onnx
 
-__all__ = ["ExportReport", "Int8", "KitReport", "export_kit", "export_onnx"]
+__all__ = ["ExportReport", "Int8", "KitReport", "TritonReport", "export_kit", "export_onnx", "export_triton"]

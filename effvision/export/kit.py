@@ -36,7 +36,17 @@ from effvision.export.targets import Target, get_target
 from effvision.metadata import Metadata, part_path
 from effvision.sources import open_source
 
-__all__ = ["appearing_kit", "checked_place", "export_kit", "predicted", "template", "tolerances", "verify", "write"]
+__all__ = [
+    "appearing_kit",
+    "checked_place",
+    "export_kit",
+    "need_torch",
+    "predicted",
+    "template",
+    "tolerances",
+    "verify",
+    "write",
+]
 
 _FORMAT = 1
 _TASKS = ("classification",)  # there is a runner for
@@ -135,15 +145,24 @@ def checked_place(predictor: Any, folder: Any) -> Path:
     place = as_path(folder, name="folder")
     if place.suffix.lower() == ".onnx":
         raise InputError(f"a kit is a folder; got {place.name!r}\nhint: give a folder's name, or leave the target out")
-    if predictor.runtime.name != "torch":
-        raise InputError(
-            f"a kit is written from PyTorch, and this model runs in {predictor.runtime.name}\n"
-            "hint: from_pretrained(CARD, runtime='torch').export_kit(...)"
-        )
+    need_torch(predictor, "a kit")
     if not place.absolute().parent.is_dir():
         raise SourceError(f"cannot write {place}: there is no folder {place.parent}\nhint: mkdir -p {place.parent}")
     _check_free(place)
     return place
+
+
+def need_torch(predictor: Any, what: str) -> None:
+    """Refuse a model that cannot be exported.
+
+    Raises:
+        InputError: it runs from an exported file.
+    """
+    if predictor.runtime.name != "torch":
+        raise InputError(
+            f"{what} is written from PyTorch, and this model runs in {predictor.runtime.name}\n"
+            "hint: from_pretrained(CARD, runtime='torch').export_kit(...)"
+        )
 
 
 def _check_precision(target: Target, half: bool, int8: Any) -> None:
@@ -302,8 +321,13 @@ def _check_whole(folder: Path) -> None:
 
 
 @contextmanager
-def appearing_kit(place: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `place`; on success it takes its place, on any error it is removed."""
+def appearing_kit(place: Path, *, free: Callable[[Path], None] = _check_free) -> Iterator[Path]:
+    """Yield a temporary folder beside `place`; on success it takes its place, on any error it is removed.
+
+    Args:
+        place: Of the kit.
+        free: Raises an error if what is there must not be replaced.
+    """
     place = place.absolute()
     temporary = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}")
     old = place.with_name(f"{temporary.name}.old")
@@ -311,7 +335,7 @@ def appearing_kit(place: Path) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         _check_whole(temporary)
-        _check_free(place)  # the work took a while
+        free(place)  # the work took a while
         if place.exists():
             os.replace(place, old)
         try:

@@ -8,7 +8,16 @@ from typing import Any
 from effvision.export.targets import Target
 from effvision.metadata import Metadata
 
-__all__ = ["CLOUD_FILES", "FILES", "TRACK_FILES", "fill_cloud_readme", "fill_readme", "fill_track_readme"]
+__all__ = [
+    "CLOUD_FILES",
+    "FILES",
+    "TRACK_FILES",
+    "fill_cloud_readme",
+    "fill_readme",
+    "fill_track_readme",
+    "found_in_check",
+    "found_in_precision",
+]
 
 FILES: Mapping[str, str] = {
     "README.md": "this file",
@@ -174,8 +183,8 @@ def _of_every_kit(metadata: Metadata, target: Target, verified: str, device_chec
         "TARGET": target.name,
         "DEVICES": f"{target.devices}; {target.note}" if target.note else target.devices,
         "VERSION": metadata.version,
-        "PRECISION": _precision(metadata.precision),
-        "CHECK": _check(metadata.check, whole),
+        "PRECISION": found_in_precision(metadata.precision),
+        "CHECK": found_in_check(metadata.check, whole),
         "VERIFIED": verified,
         "DEVICE_CHECK": f"- Predicted for {target.title}, from tables: {device_check}\n" if device_check else "",
         "LICENCE": metadata.licence or "licence not stated",
@@ -271,8 +280,8 @@ def _limits(limits: tuple[float, float]) -> str:
     return f"{limits[0]:g} of the largest number and {limits[1]:g} in relative root mean square"
 
 
-def _precision(precision: Mapping[str, Any]) -> str:
-    """Say what the model computes with, where it is not float32."""
+def found_in_precision(precision: Mapping[str, Any]) -> str:
+    """Say what a model computes with, where it is not float32, as an entry of a list; else nothing."""
     if "half" in precision:
         found = precision["half"]
         return (
@@ -326,7 +335,8 @@ def _order(precision: Mapping[str, Any]) -> str:
     )
 
 
-def _check(check: Mapping[str, Any], what: str) -> str:
+def found_in_check(check: Mapping[str, Any], what: str) -> str:
+    """Say what the comparison of `what` with PyTorch measured."""
     found = (
         f"{what} equals PyTorch over {check['steps']} steps; largest difference {check['max_abs']:.1e}, "
         f"relative rms {check['relative_rms']:.1e}."

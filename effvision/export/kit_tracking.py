@@ -14,7 +14,7 @@ from effvision.export.kit import appearing_kit, checked_place, template, toleran
 from effvision.export.kit_readme import fill_track_readme
 from effvision.export.kit_vendored import fill_kit, need_python
 from effvision.export.report import KitReport
-from effvision.export.targets import Target, get_target
+from effvision.export.targets import SERVER, Target, get_target
 from effvision.host.crops import crop_boxes_numpy, search_windows, template_windows
 from effvision.host.image import resize_crop
 from effvision.metadata import Metadata
@@ -59,7 +59,7 @@ def export_tracking_kit(
         SourceError: the folder is in the way or cannot be written; nothing is left.
         ExportError: the model cannot be written for that target, or a check failed; nothing is left.
     """
-    to = target if isinstance(target, Target) else get_target(target)
+    to = _device(target)
     place = checked_place(predictor, folder)
     _check_asked(to, half, int8)
     real = None if frames is None else predictor.real_inputs(frames)
@@ -89,6 +89,16 @@ def export_tracking_kit(
             readme=readme,
         )
     return report.at(place)
+
+
+def _device(target: str | Target) -> Target:
+    """Return the device; refuse what is none."""
+    if target == SERVER:
+        raise InputError(
+            "tracking is not served by Triton: which objects go into a call, and with whose state, is decided between calls, "
+            "while Triton keeps one state a stream\nhint: --target onnx writes a kit that follows objects on any machine"
+        )
+    return target if isinstance(target, Target) else get_target(target)
 
 
 def _check_asked(target: Target, half: bool, int8: Any) -> None:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from effvision.errors import InputError
 
-__all__ = ["TARGETS", "Target", "get_target"]
+__all__ = ["SERVER", "TARGETS", "Target", "get_target"]
+
+SERVER = "triton"
+"""The target that is no device: a model repository of NVIDIA Triton Inference Server; see `effvision.export.triton`."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def get_target(name: str) -> Target:
     """
     if isinstance(name, str) and name in TARGETS:
         return TARGETS[name]
-    near = difflib.get_close_matches(str(name), TARGETS, n=1)
+    if name == SERVER:
+        raise InputError(f"{SERVER} is a server, not a device; devices are: {', '.join(TARGETS)}")
+    near = difflib.get_close_matches(str(name), [*TARGETS, SERVER], n=1)
     hint = f"\nhint: did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"there is no target {str(name)[:40]!r}; there are: {', '.join(TARGETS)}{hint}")
+    raise InputError(f"there is no target {str(name)[:40]!r}; there are: {', '.join([*TARGETS, SERVER])}{hint}")

@@ -32,7 +32,7 @@ from effvision.state import Array, State
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from effvision.export import ExportReport, Int8, KitReport
+    from effvision.export import ExportReport, Int8, KitReport, TritonReport
     from effvision.export.precision import Form
     from effvision.loading import RuntimeName
     from effvision.models.minkunet.network import SparseUNet
@@ -244,7 +244,7 @@ class SparsePredictor(CloudPredictor):
         half: bool = False,
         int8: Int8 | Form | None = None,
         notify: Callable[[str], None] | None = None,
-    ) -> KitReport:
+    ) -> KitReport | TritonReport:
         """Write a folder that labels clouds on a device with numpy and ONNX Runtime; see `effvision.export.kit_clouds`.
 
         Arguments as in `Predictor.export_kit`; `frames` are clouds.
@@ -254,9 +254,12 @@ class SparsePredictor(CloudPredictor):
                 anew for every cloud, and none was ever run.
         """
         from effvision.export.kit_clouds import export_cloud_kit
-        from effvision.export.targets import get_target
+        from effvision.export.targets import SERVER, get_target
+        from effvision.export.triton import export_triton
 
         self._refuse_int8(int8)
+        if target == SERVER:
+            return export_triton(self, folder, names=_IN_KITS, frames=frames, half=half, notify=notify)
         if (to := get_target(target)).tensorrt is not None:
             raise InputError(
                 f"there is no kit of sparse networks for {to.title}: the sizes of a kernel map follow from the cloud, and "

@@ -29,7 +29,7 @@ from effvision.sources.clouds import open_cloud
 from effvision.state import Array, State
 
 if TYPE_CHECKING:
-    from effvision.export import ExportReport, Int8, KitReport
+    from effvision.export import ExportReport, Int8, KitReport, TritonReport
     from effvision.export.precision import Form
     from effvision.models.pvcnn.assemble import Network
 
@@ -211,7 +211,7 @@ class PVCNN(CloudPredictor):
         half: bool = False,
         int8: Int8 | Form | None = None,
         notify: Callable[[str], None] | None = None,
-    ) -> KitReport:
+    ) -> KitReport | TritonReport:
         """Write a folder that labels clouds on a device with numpy and ONNX Runtime; see `effvision.export.kit_clouds`.
 
         Arguments as in `Predictor.export_kit`; `frames` are clouds. The form follows from the target's TensorRT.
@@ -220,12 +220,16 @@ class PVCNN(CloudPredictor):
             InputError: int8, a network without a form for export, or a target with a Python before 3.8.
         """
         from effvision.export.kit_clouds import export_cloud_kit
+        from effvision.export.targets import SERVER
+        from effvision.export.triton import export_triton
         from effvision.models.pvcnn.assemble import check_export
 
         if int8 is not None:
             raise InputError("there is no int8 of point networks yet\nhint: leave `int8` out")
         if self.runtime.name == "torch":
             check_export(cast(Any, self.runtime))
+        if target == SERVER:
+            return export_triton(self, folder, names=_IN_KITS, frames=frames, half=half, notify=notify)
         return export_cloud_kit(
             self, target, folder, names=_IN_KITS, clouds=frames, half=half, notify=notify, forms=("scatter", "tables")
         )

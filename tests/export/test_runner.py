@@ -66,8 +66,22 @@ TOO_NEW = {
 }  # fmt: skip
 TOO_NEW_KEYWORDS = {"capture_output", "dirs_exist_ok", "missing_ok", "strict", "exit_on_error", "slots", "kw_only"}
 LIBRARIES = {"numpy", "onnxruntime", "cv2", "tensorrt", *(path.stem for path in PROGRAMS)}
+LIBRARIES |= {"tritonclient.grpc", "tritonclient.utils"}
 LIBRARIES |= {"points", "tracking"}  # modules of ours in kits for clouds and for tracking, of Python 3.8
-STANDARD = {"argparse", "contextlib", "ctypes", "functools", "hashlib", "json", "os", "re", "sys", "threading", "time"}
+STANDARD = {
+    "argparse",
+    "contextlib",
+    "ctypes",
+    "functools",
+    "hashlib",
+    "json",
+    "os",
+    "random",
+    "re",
+    "sys",
+    "threading",
+    "time",
+}
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)

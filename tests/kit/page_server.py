@@ -24,10 +24,11 @@ TRACKER = "patchnet-synthetic"
 
 @dataclass(frozen=True)
 class Page:
-    """A running page: its address and the folder that holds all its temporary files."""
+    """A running page: its address, the folder that holds all its temporary files, and its process."""
 
     url: str
     folder: Path
+    pid: int = 0
 
     def status(self) -> dict[str, Any]:
         with urllib.request.urlopen(self.url + "effvision/status", timeout=60) as answer:
@@ -86,7 +87,7 @@ def served(folder: Path, program: list[str]) -> Iterator[Page]:
     try:
         line = process.stdout.readline()
         assert line, f"the page did not start:\n{log.read_text()}"
-        yield Page(json.loads(line)["url"], folder)
+        yield Page(json.loads(line)["url"], folder, process.pid)
         assert process.poll() is None, f"the page ended by itself:\n{log.read_text()}"
         assert "Traceback" not in log.read_text(), log.read_text()
     finally:
