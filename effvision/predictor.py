@@ -307,11 +307,7 @@ class Predictor(ABC):
         return update_many(self, sessions, inputs, [{}] * len(sessions) if options is None else options)
 
     def for_files(self) -> Answers:
-        """Return what answers for one file after the other, for `effvision.batch`; families name their options as arguments.
-
-        Raises:
-            InputError: an option cannot be used, or one that is needed is missing.
-        """
+        """Return what answers for one file after the other, for `effvision.batch`; families name their options as arguments."""
         return Answers(self)
 
     def export(
@@ -383,8 +379,8 @@ class Predictor(ABC):
         """Write a folder that runs this model on a device with numpy, ONNX Runtime and OpenCV; see `effvision.export.kit`.
 
         Args:
-            target: `jetson-nano`, `jp51`, `jp60`, `jp62`, `jp72` or `onnx`; see `effvision.export.targets`. Or `triton`: the
-                model is added to a model repository of NVIDIA Triton Inference Server; see `effvision.export.triton`.
+            target: `jetson-nano`, `jp51`, `jp60`, `jp62`, `jp72` or `onnx`; see `effvision.export.targets`. `triton` adds the
+                model to a repository of NVIDIA Triton Inference Server; see `effvision.export.triton`.
             folder: Made; an earlier kit there is replaced once all checks have passed.
             frames: As for `export`; the first ones go into the kit's golden vectors.
             half: As for `export`.

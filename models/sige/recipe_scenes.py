@@ -2,7 +2,7 @@
 
     python -m effvision.models.sige.recipe_scenes train --out runs/scenes
     python -m effvision.models.sige.recipe_scenes evaluate runs/scenes/weights.safetensors
-    python -m effvision.models.sige.recipe_scenes sheet runs/scenes/weights.safetensors --save sheet.png
+    python -m effvision.models.sige.recipe_scenes sheet runs/scenes/weights.safetensors --save sheet.png  # or .jpg
 
 `train` is seeded, draws its scenes while it trains, keeps a checkpoint in `--out` and goes on from it after a kill. `evaluate`
 measures on scenes of the split `test`, on which nothing is chosen (`--split validation` is for that).
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "evaluate":
             command.add_argument("--json", type=Path, help="also write the numbers here")
         else:
-            command.add_argument("--save", type=Path, required=True, help="the .png")
+            command.add_argument("--save", type=Path, required=True, help="the .png or .jpg")
     for command in commands.choices.values():
         command.add_argument("--threads", type=int, default=1)
     return parser

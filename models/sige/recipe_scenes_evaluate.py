@@ -109,14 +109,14 @@ def _mean_colours(labels: Bytes, picture: Bytes) -> Bytes:
 
 
 def contact_sheet(network: nn.Module, path: Path, *, split: str, scenes: int = 8, painted: float = 0.5) -> Path:
-    """Write a PNG: in each row twice the labels, the network's picture and the rendered one.
+    """Write a PNG or JPEG: in each row twice the labels, the network's picture and the rendered one.
 
     Raises:
-        InputError: no even number of scenes, no such split, or a name that is no PNG.
+        InputError: no even number of scenes, no such split, or another kind of file.
     """
-    if scenes < 2 or scenes % 2 or path.suffix.lower() != ".png":
+    if scenes < 2 or scenes % 2 or path.suffix.lower() not in (".png", ".jpg"):
         raise InputError(
-            f"a contact sheet is a .png of an even number of scenes; got {scenes}, {path}\nhint: --scenes 8"
+            f"a contact sheet is a .png or .jpg of an even number of scenes; got {scenes}, {path}\nhint: --scenes 8"
         )
     cv2: Any = import_cv2()
     strips = []
@@ -125,7 +125,7 @@ def contact_sheet(network: nn.Module, path: Path, *, split: str, scenes: int = 8
         strips.append(np.hstack([coloured(one.labels), draw(network, one.labels, one.guide_seed), one.picture]))
     sheet = np.vstack([np.hstack(strips[at : at + 2]) for at in range(0, scenes, 2)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    done, data = cv2.imencode(".png", sheet[:, :, ::-1])
+    done, data = cv2.imencode(path.suffix.lower(), sheet[:, :, ::-1])
     if not done:
         raise InputError(f"cannot encode the contact sheet {path}\nhint: give fewer scenes")
     from effvision._files import write_bytes

@@ -61,7 +61,7 @@ class Settings:
     """
 
     out: Path
-    steps: int = 20000
+    steps: int = 5000
     seed: int = 0
     rate: float = 1e-3
     average: float = 0.999

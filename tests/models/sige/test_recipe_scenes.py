@@ -280,4 +280,4 @@ def test_the_commands_measure_and_draw_a_weights_file(tmp_path: Path, capsys: py
     assert recipe_scenes.main(["sheet", str(weights), "--scenes", "3", "--save", str(tmp_path / "b.png")]) == 1
     assert "hint:" in capsys.readouterr().err and not (tmp_path / "b.png").exists()
     with pytest.raises(InputError, match=r"\.png"):
-        contact_sheet(small_network(), tmp_path / "b.jpg", split="test", scenes=2)
+        contact_sheet(small_network(), tmp_path / "b.gif", split="test", scenes=2)
