@@ -60,6 +60,8 @@ def read_png(data: bytes, encoding: Encoding) -> np.ndarray:
     image = require("PIL.Image", extra="demo")
     try:
         picture: Any = image.open(io.BytesIO(data), formats=("PNG",))
+        if picture.size != (width, height):  # a second header, which counts for the decoder
+            raise ValueError("it states its size twice")
         picture.load()
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
         raise InputError(f"the file is a damaged PNG picture: {error}\nhint: save it again") from error

@@ -177,10 +177,11 @@ class Editing(ABC, Generic[B]):
         """
         start = time.perf_counter()
         given = self._given(inputs)
+        known = None if mask is None else self._known(mask)
         with self._quiet():
             if self._maps is None:
                 return self._first(given, start)
-            changes = self._changes(given, mask, check=check)
+            changes = self._changes(given, known, check=check)
             if not any(changes.values()):
                 return Update(self.output, ((),) * len(self._outputs), 0.0, self.dense_macs, _since(start), {})
             return self._edit(given, changes, start)
@@ -270,24 +271,32 @@ class Editing(ABC, Generic[B]):
         for cell, array in zip(self._inputs, given, strict=True):
             self._check_finite(array, cell.name)
         maps = self._begin()
-        for cell, array in zip(self._inputs, given, strict=True):
-            maps.replace(cell.index, self._own(array), None)
-        for block in self._blocks:
-            maps.replace(block.target.index, self._whole(block, maps), None)
+        try:
+            for cell, array in zip(self._inputs, given, strict=True):
+                maps.replace(cell.index, self._own(array), None)
+            for block in self._blocks:
+                maps.replace(block.target.index, self._whole(block, maps), None)
+        except self.failures as error:
+            if isinstance(error, RuntimeFailure):
+                raise
+            raise RuntimeFailure(
+                f"{self.back_end} failed during the full pass, so there is no picture: {error}"
+            ) from error
         self._maps = maps
         changed = tuple(((0, cell.size[0], 0, cell.size[1]),) for cell in self._outputs)
         how = {block.target.name: "dense" for block in self._blocks}
         return Update(self.output, changed, self.dense_macs, self.dense_macs, _since(start), how)
 
-    def _changes(self, given: Sequence[Array], mask: Any, *, check: bool) -> dict[int, list[Rect]]:
+    def _known(self, mask: Any) -> Mask:
+        """A mask that fits one of the inputs at least, or an error that says why it does not."""
+        sizes = {cell.size for cell in self._inputs if cell.picture}
+        array = self._mask(mask)
+        size = tuple(array.shape) if tuple(array.shape) in sizes else max(sizes, default=(1, 1))
+        return check_mask(array, size[0], size[1])
+
+    def _changes(self, given: Sequence[Array], known: Mask | None, *, check: bool) -> dict[int, list[Rect]]:
         """The rectangles of every input that changed."""
         maps = self._present()
-        sizes = {cell.size for cell in self._inputs if cell.picture}
-        known: Mask | None = None
-        if mask is not None:
-            mask = self._mask(mask)
-            size = tuple(mask.shape) if tuple(mask.shape) in sizes else max(sizes, default=(1, 1))
-            known = check_mask(mask, size[0], size[1])
         changes = {}
         for cell, tensor in zip(self._inputs, given, strict=True):
             before = maps[cell.index]

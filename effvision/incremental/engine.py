@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -150,7 +150,8 @@ class IncrementalNetwork(Editing[NetworkBlock]):
             StateError: maps of another network or mode. Nothing was changed.
         """
         given = self._given(inputs)
-        self._maps = restored(self._graph, self._kept, given, kept, self._device)
+        with self._quiet():
+            self._maps = restored(self._graph, self._kept, given, kept, self._device)
         self._journal = Journal(self._journal.limit_bytes)
         return self.output
 
@@ -195,7 +196,7 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         return packed(self._graph, outputs)
 
     def _quiet(self) -> AbstractContextManager[Any]:
-        return torch.no_grad()
+        return _without_gradients()
 
     def _masks(self, given: Sequence[Tensor], changes: Mapping[int, list[Rect]]) -> list[Mask]:
         """Difference masks of the changed pictures, where the mode asks for them."""
@@ -219,6 +220,13 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         active = parts is not reached and block.target.shape[0] == 1
         rects = parts if parts is not reached else tidy(parts, *block.target.size, self._slack[block.target.index])
         return Choice("tiles" if active else "rectangles", rects, 0.0, parts_of(block, rects)[0]), rects
+
+
+@contextmanager
+def _without_gradients() -> Iterator[None]:
+    """No gradients, and ordinary tensors: those of a caller's `torch.inference_mode` could not be written to outside of it."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _checked(mode: Mode, plan: str, halo: int, journal_bytes: int) -> Mode:

@@ -123,8 +123,8 @@ class EditState(State):
             return self._unchanged()
         part = hull_of(differs)
         before = self.labels[part[0] : part[1], part[2] : part[3]].copy()
-        self.encoding.write(self._inputs, labels, part)
         try:
+            self.encoding.write(self._inputs, labels, part)
             done = self.editor.update({INPUT: self._inputs}, self.encoding.touched(differs))
         except BaseException:
             self.encoding.write(self._inputs, self.labels, part)
@@ -175,13 +175,19 @@ class EditState(State):
 
     def return_to(self, mark: Mark) -> None:
         """Go back to where `mark` was taken; where the journal no longer reaches so far, compute that picture anew."""
-        if self.labels is mark.labels:
-            return
         if mark.labels is None or mark.position is None:
-            self.reset()
+            self.reset()  # the editor may have had a picture already
+            return
+        same = self.labels is mark.labels
+        if same and self.editor.checkpoint() == mark.position:
             return
         try:
-            self.undo(mark.position)
+            if same:  # stopped between the editor's step and ours: which labels lie on the way is not known
+                self.editor.undo(mark.position)
+                self.commit()
+                self._inputs = self.encoding.array(mark.labels)
+            else:
+                self.undo(mark.position)
         except StateError:
             self.reset()
             self.draw(mark.labels)

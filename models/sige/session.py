@@ -186,8 +186,12 @@ class EditSession(Session):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _move(self, go: Callable[[], Drawn]) -> Edit:
-        started = time.perf_counter()
-        drawn = go()
+        started, before = time.perf_counter(), self._snapshot()
+        try:
+            drawn = go()
+        except BaseException:
+            self._restore(before)
+            raise
         timing = Timing(run_ms=(time.perf_counter() - started) * 1e3)
         return told(drawn).replace(timing=timing, index=max(0, self.memory.updates - 1))
 

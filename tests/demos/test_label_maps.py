@@ -66,6 +66,12 @@ def huge() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
 
+def twice() -> bytes:
+    """A small map by its first header; a decoder goes by the second, and takes gigabytes for a file of some kilobytes."""
+    data, header = png(LABELS), b"IHDR" + struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0)
+    return data[:33] + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
@@ -75,12 +81,13 @@ def huge() -> bytes:
         (png(LABELS)[:20], "damaged"),
         (png(LABELS[:200]), "256 x 200"),
         (huge(), "65535 x 65535"),
+        (twice(), "damaged.*size twice"),
         (png(np.where(np.arange(SIZE) == 7, 15, LABELS).astype(np.uint8)), "15 at row 0, column 7"),
         (png(spoiled(3, 5, (1, 2, 3))), r"\(1, 2, 3\).*row 3, column 5"),
         (png(transparent()), "transparent.*column 9"),
         (png((LABELS + 200).astype(np.uint8), palette=[7] * 768), "no class"),
     ],
-    ids=["empty", "jpeg", "cut", "cut header", "size", "huge", "number", "colour", "transparent", "palette"],
+    ids=["empty", "jpeg", "cut", "cut header", "size", "huge", "twice", "number", "colour", "transparent", "palette"],
 )
 def test_anything_else_is_refused_with_what_is_wrong(data: bytes, said: str) -> None:
     with pytest.raises(InputError, match=f"(?s){said}") as refused:

@@ -251,6 +251,43 @@ def test_masks_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match="hint:"):
         engine.update(painted(picture, 1, 1), mask)  # type: ignore[arg-type]
+    engine.reset()
+    with pytest.raises(error, match="hint:"):  # of a first picture too, though it is not needed there
+        engine.update(picture, mask)  # type: ignore[arg-type]
+
+
+def test_a_full_pass_that_fails_leaves_no_picture(
+    engine: IncrementalNetwork, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = engine.output.clone()
+    engine.reset()
+    with monkeypatch.context() as broken:
+        broken.setattr("effvision.incremental.engine.compute_whole", lambda *given: torch.zeros(2) + torch.zeros(3))
+        with pytest.raises(RuntimeFailure, match="PyTorch failed during the full pass"):
+            engine.update(picture)
+    with pytest.raises(StateError, match="no picture"):
+        engine.checkpoint()
+    assert torch.equal(engine.update(picture).output, wanted)
+
+
+def test_a_caller_may_be_in_inference_mode_for_some_calls_only(network: nn.Module, picture: Tensor) -> None:
+    engine, plain = (make_incremental(network, picture, mode="frozen", plan="rectangles") for _ in range(2))
+    after = painted(picture, 20, 20)
+    with torch.inference_mode():
+        engine.update(picture)
+    engine.update(after)
+    plain.update(picture)
+    plain.update(after)
+    assert same(everything(engine), everything(plain))
+    with torch.inference_mode():
+        engine.undo()
+    engine.redo()
+    assert same(everything(engine), everything(plain))
+    with torch.inference_mode():
+        engine.restore(after, {name: tensor.clone() for name, tensor in engine.kept().items()})
+    engine.update(picture)
+    plain.update(picture)
+    assert same(everything(engine), everything(plain))
 
 
 def test_the_first_picture_is_checked_too(network: nn.Module, picture: Tensor) -> None:

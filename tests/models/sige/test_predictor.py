@@ -349,6 +349,51 @@ def test_a_failure_after_the_network_is_rolled_back_too(
     assert pixels(session.update(labels)) == pixels(before) and session.can_undo == 0
 
 
+@pytest.mark.parametrize("journal_mb", [64, 0])
+@pytest.mark.parametrize("step", ["update", "undo", "redo"])
+def test_a_stop_between_the_network_and_the_picture_leaves_both_as_they_were(
+    model: SIGE, labels: Labels, monkeypatch: pytest.MonkeyPatch, step: str, journal_mb: float
+) -> None:
+    session = model.session(mode="exact", journal_mb=journal_mb)
+    session.update(labels)
+    now = painted(labels, 3, 4, 3)
+    before = session.update(now)
+    if step != "update" and not journal_mb:
+        return
+    if step == "redo":
+        before, now = session.undo(), labels
+    words = {"update": lambda: session.update(painted(now, 20, 20, 0)), "undo": session.undo, "redo": session.redo}
+
+    def stops(output: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("effvision.models.sige.editing._pixels", stops)
+        with pytest.raises(KeyboardInterrupt):
+            words[step]()
+        if not journal_mb:  # the way back takes a full pass, which stops too
+            assert len(session.state) == 0
+            return
+    other = painted(now, 30, 30, 3)
+    assert pixels(session.update(now)) == pixels(before)
+    assert np.abs(session.update(other).image.astype(int) - whole(model, other)).max() <= 1
+    assert pixels(session.undo()) == pixels(before)
+    assert session.redo().labels.tolist() == other.tolist()
+
+
+def test_a_stop_after_the_first_full_pass_leaves_an_empty_session(
+    model: SIGE, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = model.session(mode="exact")
+    with monkeypatch.context() as patched:
+        patched.setattr("effvision.models.sige.editing._differ", None)
+        patched.setattr("effvision.models.sige.editing._pixels", None)
+        with pytest.raises(TypeError):
+            session.update(labels)
+    result = session.update(painted(labels, 3, 4, 3))
+    assert session.can_undo == 0 and result.computed_fraction == 1.0
+
+
 def test_a_first_picture_that_fails_leaves_an_empty_session(model: SIGE, labels: Labels) -> None:
     session = model.session()
     with pytest.raises(RangeError):
