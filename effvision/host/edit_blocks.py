@@ -6,9 +6,10 @@ block borders take memory. Nothing here computes: an engine in torch and one tha
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
 from effvision.host.edit_axes import Axis, Span
@@ -16,8 +17,8 @@ from effvision.host.regions import Rect
 
 __all__ = ["REMEMBERED", "Block", "Cell", "Walk"]
 
-REMEMBERED = 20_000
-"""Walks kept per block and axis: an edit repeats few."""
+REMEMBERED = 1_000
+"""Walks kept per block: an edit makes tens of them, of some 5 kilobytes each, and a later one repeats few."""
 
 
 class Cell(Protocol):
@@ -72,7 +73,7 @@ class Walk:
         lengths: For every member, the pixels of it that are computed.
         steps: For every member and each of its inputs: where its pixels start in what that input computed, how many, and the
             recipe. It does not depend on where in the map the interval lies.
-        kind: A number that walks of one block and axis share exactly if their `steps` are equal.
+        kind: A number that walks of one block and axis share only if their `steps` are equal.
     """
 
     leaves: tuple[Span, ...]
@@ -101,6 +102,9 @@ class Block(Generic[V]):
     _walks: dict[tuple[int, int, int], Walk] = field(default_factory=dict)
     _ways: dict[tuple[Any, ...], Span | None] = field(default_factory=dict)
     _kinds: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(
+        default_factory=count
+    )  # goes on when kinds are forgotten: older walks may be in use
 
     @cached_property
     def whole(self) -> Rect:
@@ -162,7 +166,7 @@ class Block(Generic[V]):
             for value in self.members
         )
         lengths = tuple(need[value.index][1] - need[value.index][0] for value in self.members)
-        kind = self._kinds.setdefault((axis, steps), len(self._kinds))
+        kind = self._kinds.setdefault((axis, steps), next(self._numbers))
         return Walk(tuple(need[leaf.index] for leaf in self.leaves), lengths, steps, kind)
 
     def reaches(self, leaf: V, rect: Rect, *, core: bool = False) -> Rect | None:

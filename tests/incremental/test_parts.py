@@ -271,3 +271,25 @@ def test_costs_are_measured_once_and_make_sense() -> None:
     assert machine is measured(torch.device("cpu"), torch.float32)
     assert 0 < machine.mac_s < machine.element_s <= machine.kept_s < machine.call_s
     assert 1 <= machine.tile_factor <= 4
+
+
+@pytest.mark.parametrize("remembered", [0, 1, 5, 20])
+def test_what_is_remembered_of_blocks_may_be_forgotten_at_any_time(
+    monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    """Tiles are batched by how they are computed; forgetting between two of them must not mix unlike ones."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 3, 5, 2, padding=2)).eval()
+    x = torch.randn(1, 3, 121, 118)
+    y = x.clone()
+    for top, left in ((0, 0), (60, 50), (118, 115), (0, 70), (90, 0)):
+        y[:, :, top : top + 3, left : left + 3] += 1
+    engine = make_incremental(network, x, mode="exact", plan="tiles")
+    monkeypatch.setattr("effvision.host.edit_blocks.REMEMBERED", remembered)
+    monkeypatch.setattr(engine, "_slack", dict.fromkeys(engine._slack, 0.0))  # whatever a call costs here
+    engine.update(x)
+    with torch.no_grad():
+        update = engine.update(y)
+        assert torch.allclose(update.output, network(y), atol=1e-5)
+    assert all("tiles" in how for how in update.how.values())
+    assert all(len(block._walks) <= remembered + 1 for block in engine._blocks)
