@@ -199,7 +199,7 @@ class Editing(ABC, Generic[B]):
     def reset(self) -> None:
         """Forget the picture; the next one is computed in full, and gives the statistics that norms keep."""
         self._maps = None
-        self._journal = Journal(self._journal.limit_bytes)
+        self._journal.restart()
 
     def changed_mask(self, update: Update, output: int = 0) -> Mask:
         """The pixels of an output picture that an update wrote, (H, W) bool."""

@@ -152,6 +152,11 @@ class Journal:
         self._undone.clear()
         self.bytes = 0
 
+    def restart(self) -> None:
+        """Forget all steps for another picture: no position of this one is known any more."""
+        self.forget()
+        self._first += 1
+
     def back(self, position: int, swap: Callable[[Step], Step]) -> None:
         """Undo steps until `position` lie behind.
 

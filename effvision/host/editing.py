@@ -217,7 +217,7 @@ class WholeEditor:
 
     def reset(self) -> None:
         """Forget the picture and the way."""
-        self._now, self._first = None, 0
+        self._now, self._first = None, self._first + len(self._done) + 1  # marks of this picture are none of the next
         self._done.clear()
         self._undone.clear()
 

@@ -19,7 +19,7 @@ from effvision.host.edit_costs import Choice, Machine, Plan
 from effvision.host.edit_crops import CropBlock, MapCell, block_data, blocks_from_data
 from effvision.host.edit_engine import PROMISES, Editing
 from effvision.host.edit_inputs import check_arrays, check_finite, find_change, missed
-from effvision.host.edit_journal import Journal, Maps, Step, patch
+from effvision.host.edit_journal import Maps, Step, patch
 from effvision.host.edit_limits import Limit, Local
 from effvision.host.regions import Mask, Rect
 
@@ -215,7 +215,8 @@ class ExportedNetwork(Editing[CropBlock]):
         for block in self._blocks:
             maps.replace(block.target.index, self._own(kept[block.target.name]), None)
         self._statistics = {name: self._own(kept[name]) for name in self._statistics}
-        self._maps, self._journal = maps, Journal(self._journal.limit_bytes)
+        self._maps = maps
+        self._journal.restart()
         return self.output
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 from effvision.errors import InputError, RangeError
 from effvision.host.edit_costs import Choice, Machine, Plan, parts_of
 from effvision.host.edit_engine import PROMISES, Editing, Update
-from effvision.host.edit_journal import Journal, Step
+from effvision.host.edit_journal import Step
 from effvision.host.edit_limits import Limit, Local
 from effvision.host.regions import Mask, Rect, tidy
 from effvision.incremental.blocks import NetworkBlock, choose_kept, make_blocks
@@ -152,7 +152,7 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         given = self._given(inputs)
         with self._quiet():
             self._maps = restored(self._graph, self._kept, given, kept, self._device)
-        self._journal = Journal(self._journal.limit_bytes)
+        self._journal.restart()
         return self.output
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -142,6 +142,22 @@ def test_a_checkpoint_is_a_place_to_return_to(engine: IncrementalNetwork, pictur
         engine.undo(to=mark + 9)
 
 
+def test_a_mark_of_a_picture_that_was_forgotten_is_no_place_of_the_next(
+    engine: IncrementalNetwork, picture: Tensor
+) -> None:
+    marks = [engine.checkpoint()]
+    engine.update(painted(picture, 3, 3))
+    marks.append(engine.checkpoint())
+    for forget in (engine.reset, lambda: engine.restore(picture, {k: v.clone() for k, v in engine.kept().items()})):
+        forget()
+        for place in (3, 9, 20):
+            engine.update(painted(picture, place, place))
+        for mark in marks:
+            with pytest.raises(StateError, match="cannot go back"):
+                engine.undo(to=mark)
+        marks.append(engine.checkpoint())
+
+
 def test_commit_forgets_the_way_and_keeps_the_picture(engine: IncrementalNetwork, picture: Tensor) -> None:
     engine.update(painted(picture, 3, 4))
     state = everything(engine)
