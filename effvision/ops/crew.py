@@ -43,11 +43,17 @@ class _Crews:
             if size not in self._pools:
                 met = threading.Barrier(size + 1)
                 pool = ThreadPoolExecutor(size, "effvision", initializer=self._alone, initargs=(met,))
-                for _ in range(size):
-                    pool.submit(int)
-                met.wait()
-                # what a thread sets is also what threads started later begin with: give them what this one has
-                torch.set_num_threads(torch.get_num_threads())
+                try:
+                    for _ in range(size):
+                        pool.submit(int)
+                    met.wait()
+                except BaseException:  # no more threads to be had, or Ctrl-C
+                    met.abort()  # or those that are there would wait for ever, and the process for them
+                    pool.shutdown(wait=False)
+                    raise
+                finally:
+                    # what a thread sets is also what threads started later begin with: give them what this one has
+                    torch.set_num_threads(torch.get_num_threads())
                 self._pools[size] = pool
             return self._pools[size]
 

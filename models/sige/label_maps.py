@@ -214,7 +214,10 @@ def _opaque(pixels: Bytes) -> Bytes:
 
 def _checked(x: Any, names: Sequence[str], size: tuple[int, int]) -> Bytes:
     if hasattr(x, "detach"):
-        x = x.detach().cpu().numpy()
+        try:
+            x = x.detach().cpu().numpy()
+        except TypeError as error:  # of a dtype that NumPy does not have
+            raise DTypeError(f"labels are whole numbers; got {x.dtype}\nhint: labels.to(torch.uint8)") from error
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iuf":
         given = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise DTypeError(

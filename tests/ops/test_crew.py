@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from effvision.ops.crew import crew_size, share_out
+from effvision.ops.crew import _Crews, crew_size, share_out
 
 
 @pytest.fixture(params=[1, 3])
@@ -89,6 +89,24 @@ def test_an_error_comes_out_once_all_have_ended(threads: int) -> None:
     assert set(done) <= {0, 1, 2, 4, 5}
     share_out(range(6, 9), lambda worker, piece: done.append(piece))
     assert {6, 7, 8} <= set(done)
+
+
+def test_a_crew_that_cannot_start_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    crews, start, before = _Crews(), threading.Thread.start, set(threading.enumerate())
+
+    def refused(thread: threading.Thread) -> None:
+        if set(threading.enumerate()) - before:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            crews.of(3)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert list(crews.of(3).map(abs, [-1, 2])) == [1, 2]
 
 
 def test_callers_in_several_threads_share_a_crew(threads: int) -> None:

@@ -153,3 +153,10 @@ def test_a_source_without_label_maps_is_refused(tmp_path: Path) -> None:
     for odd in (None, 3, b"bytes", {"a": 1}):
         with pytest.raises(InputError):
             open_label_maps(odd)
+
+
+def test_a_tensor_of_a_dtype_that_numpy_lacks_is_refused(labels: NDArray[np.uint8]) -> None:
+    torch = pytest.importorskip("torch")
+    assert np.array_equal(read(torch.from_numpy(labels)), labels)
+    with pytest.raises(DTypeError, match=r"bfloat16\nhint: labels.to"):
+        read(torch.from_numpy(labels).bfloat16())
