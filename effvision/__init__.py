@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from effvision.clouds import Cloud as Cloud
     from effvision.detections import Detections as Detections
     from effvision.detectors import OnnxDetector as OnnxDetector
+    from effvision.edits import Edit as Edit
     from effvision.errors import EffvisionError as EffvisionError
     from effvision.models.minkunet.predictor import SPVCNN as SPVCNN
     from effvision.models.minkunet.predictor import MinkUNet as MinkUNet
     from effvision.models.patchnet.accelerate import accelerate as accelerate
     from effvision.models.patchnet.predictor import PatchNet as PatchNet
     from effvision.models.pvcnn.predictor import PVCNN as PVCNN
+    from effvision.models.sige.predictor import SIGE as SIGE
     from effvision.models.tsm.predictor import TSM as TSM
     from effvision.predictor import Predictor as Predictor
     from effvision.results import Classification as Classification
@@ -41,11 +43,13 @@ __version__ = "0.1.0"
 # Where each public name lives. A new family adds one line here and one above; tests/test_imports.py compares the two.
 _EXPORTS = {
     "PVCNN": "effvision.models.pvcnn.predictor",
+    "SIGE": "effvision.models.sige.predictor",
     "SPVCNN": "effvision.models.minkunet.predictor",
     "TSM": "effvision.models.tsm.predictor",
     "Classification": "effvision.results",
     "Cloud": "effvision.clouds",
     "Detections": "effvision.detections",
+    "Edit": "effvision.edits",
     "EffvisionError": "effvision.errors",
     "MinkUNet": "effvision.models.minkunet.predictor",
     "OnnxDetector": "effvision.detectors",
@@ -64,11 +68,13 @@ _EXPORTS = {
 
 __all__ = [
     "PVCNN",
+    "SIGE",
     "SPVCNN",
     "TSM",
     "Classification",
     "Cloud",
     "Detections",
+    "Edit",
     "EffvisionError",
     "MinkUNet",
     "OnnxDetector",

@@ -164,6 +164,8 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(map(str, value))}: --json shows it)"
     return (
         "x".join(str(v) for v in value)
         if isinstance(value, list) and all(isinstance(v, int) for v in value)
@@ -326,6 +328,8 @@ def _bench(options: argparse.Namespace) -> int:
     from effvision.benchmark import time_steps
 
     models = [_on_first_device(options, name) for name in (options.model, options.vs) if name]
+    if any(model.takes == "labels" for model in models):
+        return _bench_edits(models, options)
     found = time_steps(models, runs=options.runs, warmup=options.warmup, streams=options.streams)
     ratio = {"time_over_first": round(found[1].p50_ms / found[0].p50_ms, 3)} if options.vs else {}
     if options.json:
@@ -339,6 +343,20 @@ def _bench(options: argparse.Namespace) -> int:
                 print(f"  {name:<14}{value:>14,}" if isinstance(value, int) else f"  {name:<14}{value:14.3f}")
     if ratio:
         print(f"the second takes {ratio['time_over_first']:.2f} of the first one's time (medians, in turns)")
+    return 0
+
+
+def _bench_edits(models: Sequence[Any], options: argparse.Namespace) -> int:
+    """Time models that edit pictures: a full pass and edits of several sizes."""
+    from effvision.benchmark_edits import time_edits
+
+    if len(models) > 1 or options.streams != 1:
+        raise InputError(f"{options.model} edits one picture at a time\nhint: leave --vs and --streams out")
+    found = time_edits(models[0], rounds=options.runs, warmup=options.warmup)
+    if options.json:
+        _emit(found.to_dict())
+    else:
+        print(found)
     return 0
 
 
@@ -374,7 +392,8 @@ def _sample(options: argparse.Namespace) -> int:
         _emit({"file": str(path), "bytes": path.stat().st_size})
     else:
         words = " ".join(part for part in (str(path), family.sample_words) if part)
-        print(f"wrote {path}\ntry: effvision run {card.name} {words} --save labelled{path.suffix}")
+        target = "picture.png" if family.takes == "labels" else f"labelled{path.suffix}"
+        print(f"wrote {path}\ntry: effvision run {card.name} {words} --save {target}")
     return 0
 
 

@@ -77,8 +77,8 @@ def update_many(
             return [session.update(x, **more) for session, x, more in zip(sessions, inputs, options, strict=True)]
         return _advance(predictor, sessions, inputs, options, started)
     except BaseException:  # one picture that cannot be used must not cost the other streams what they know
-        for session, (state, memory) in zip(sessions, before, strict=True):
-            session.state, session.memory = state, memory
+        for session, then in zip(sessions, before, strict=True):
+            session._restore(then)
         raise
 
 

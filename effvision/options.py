@@ -27,14 +27,14 @@ def add_run(command: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         help="camera number, rtsp:// or http:// address, csi://0, video, picture, folder or glob; several run together. For "
-        "models of clouds: files of points, folders, globs",
+        "models of clouds: files of points, folders, globs. For models that edit pictures: label maps in order, or folders",
     )
     command.add_argument(
         "--save",
         metavar="FILE",
         type=Path,
         help="write the annotated video (.mp4, .avi) or picture (.jpg, .png), or the labelled cloud (.ply, .npz, .png, .json); "
-        "for several sources a folder",
+        "for several sources a folder. Edited pictures: the last one (.png, .jpg), or a folder for all",
     )
     command.add_argument("--show", action="store_true", help="open a window; Esc or q ends")
     command.add_argument("--smooth", metavar="N", type=_positive, help="average the scores of N frames")
@@ -45,7 +45,16 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
     )
+    _add_mode(command)
     _add_tracking(command)
+
+
+def _add_mode(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--mode",
+        choices=("local", "exact", "frozen", "reference"),
+        help="of models that edit pictures (sige): how far a change is followed (default: local)",
+    )
 
 
 def add_map(command: argparse.ArgumentParser) -> None:
@@ -91,6 +100,7 @@ def add_map(command: argparse.ArgumentParser) -> None:
         "--columns", metavar="NAMES", type=_names, help="of clouds in files without names: x,y,z,intensity,..."
     )
     command.add_argument("--drop-nonfinite", action="store_true", help="leave out points of a cloud that hold NaN")
+    _add_mode(command)
     tracking = command.add_argument_group("tracking (patchnet)")
     _add_boxes(tracking)
     tracking.add_argument(

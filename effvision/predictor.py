@@ -76,9 +76,10 @@ class Predictor(ABC):
         sample_words: What `effvision run` has to be told besides the sample.
         update_options: Names `Session.update` takes besides its first argument.
         reads: Suffixes of the files a folder stands for in `effvision map`.
-        takes: What one update takes: a frame or a cloud of points.
+        takes: What one update takes: a frame, a cloud of points, or a label map.
         joins: Whether several sessions fit into one call of the network; otherwise `update_many` takes them in turns.
-        counts: What the first axis of a session's state counts: its one stream, or the objects in it, any number of them.
+        counts: What the first axis of a session's state counts: its one stream, or the objects in it, any number of them;
+            `maps`: its one picture, whose maps the family compares itself (`check_restored`).
         runtime: The back end; named arrays in, named arrays out.
         metadata: Labels, sizes, graphs: what an exported file carries.
     """
@@ -87,10 +88,10 @@ class Predictor(ABC):
     sample_suffix: ClassVar[str]
     sample_words: ClassVar[str] = ""
     update_options: ClassVar[frozenset[str]] = frozenset()
-    takes: ClassVar[Literal["frames", "clouds"]] = "frames"
+    takes: ClassVar[Literal["frames", "clouds", "labels"]] = "frames"
     reads: ClassVar[tuple[str, ...]] = FRAME_SUFFIXES
     joins: ClassVar[bool] = True
-    counts: ClassVar[Literal["stream", "objects"]] = "stream"
+    counts: ClassVar[Literal["stream", "objects", "maps"]] = "stream"
 
     def __init__(self, runtime: Runtime, metadata: Metadata) -> None:
         self.runtime = runtime
@@ -221,16 +222,15 @@ class Predictor(ABC):
             StreamingError: these weights cannot work frame by frame.
             StateError: the saved session belongs to another model.
         """
-        from effvision.session import Session
-
+        kind = self.session_class()
         known = [name for name in inspect.signature(self.initial_memory).parameters if name != "options"]
         if unknown := set(options) - set(known):
             raise InputError(
                 f"`session` takes no option {', '.join(sorted(unknown))} here; it takes: {', '.join(known) or 'none'}"
             )
         if path is not None:
-            return Session.load(self, path, **options)
-        return Session(self, self.initial_memory(**options), self.initial_state())
+            return kind.load(self, path, **options)
+        return kind(self, self.initial_memory(**options), self.initial_state())
 
     def stream(self, source: Any, *, images: bool = True, **options: Any) -> Iterator[Result]:
         """Return an iterator with one result per frame of a source: camera, address, video, folder, array, iterable of frames.
@@ -353,11 +353,7 @@ class Predictor(ABC):
         from effvision.export import export_onnx
         from effvision.export.precision import converter
 
-        if self.runtime.name != "torch":
-            raise InputError(
-                f"this model runs in {self.runtime.name} from an exported file; copy that file instead\n"
-                "hint: from_pretrained(CARD, runtime='torch').export(...)"
-            )
+        self._check_torch()
         examples = self.example_inputs
         if frames is not None:
             examples = partial(examples, frames=self.real_inputs(frames))
@@ -365,6 +361,14 @@ class Predictor(ABC):
         return export_onnx(
             self.runtime, self.metadata, examples, path, batch=batch, opset=opset, steps=steps, convert=convert
         )
+
+    def _check_torch(self) -> None:
+        """Refuse to export what was exported already."""
+        if self.runtime.name != "torch":
+            raise InputError(
+                f"this model runs in {self.runtime.name} from an exported file; copy that file instead\n"
+                "hint: from_pretrained(CARD, runtime='torch').export(...)"
+            )
 
     def export_kit(
         self,
@@ -395,6 +399,12 @@ class Predictor(ABC):
     @abstractmethod
     def initial_memory(self, **options: Any) -> Memory:
         """Return the memory of a stream that has seen nothing; `options` are the family's session options."""
+
+    def session_class(self) -> type[Session]:
+        """Return the class of this family's sessions: one that has more words than every session, or `Session` itself."""
+        from effvision.session import Session
+
+        return Session
 
     def initial_state(self) -> State:
         """Return the state of one stream that has seen nothing."""

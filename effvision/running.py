@@ -20,6 +20,7 @@ from typing import Any
 
 from effvision.errors import EffvisionError, InputError, SourceError
 from effvision.running_clouds import CLOUD_FORMATS, run_clouds
+from effvision.running_edits import refuse_edits, run_edits
 from effvision.running_tracks import following, refuse_tracking
 
 __all__ = ["check", "run"]
@@ -51,6 +52,9 @@ def run(model: Any, options: argparse.Namespace) -> int:
         InputError: options that do not go together.
         SourceError: a source that cannot be read, or a file that cannot be written.
     """
+    if model.takes == "labels":
+        return run_edits(model, options)
+    refuse_edits(options)
     if model.takes == "clouds":
         return run_clouds(model, options)
     _check_frames(options)
@@ -58,9 +62,7 @@ def run(model: Any, options: argparse.Namespace) -> int:
         with following(model, options) as stream:
             return _run_streams(stream, options, {})
     refuse_tracking(options)
-    given: dict[str, Any] = {}
-    if options.every_frame:
-        given["fps"] = None
+    given: dict[str, Any] = {"fps": None} if options.every_frame else {}
     if options.smooth:
         given["smoothing"] = options.smooth
     if given and not model.streams:

@@ -67,7 +67,7 @@ class Session:
             ran = time.perf_counter()
             return self._end(outputs, Timing(prepare_ms=(prepared - started) * 1e3, run_ms=(ran - prepared) * 1e3))
         except BaseException:  # a picture that cannot be used must not cost the stream what it knows
-            self.state, self.memory = before
+            self._restore(before)
             raise
 
     def reset(self, reason: str = "reset") -> None:
@@ -131,15 +131,15 @@ class Session:
             raise StateError(f"{path} is no saved session or is damaged ({type(error).__name__}: {error})") from error
         expected = predictor.initial_state()
         one_row = predictor.counts == "stream"
-        if _kinds(expected, rows=one_row) != _kinds(state, rows=one_row):
+        if predictor.counts != "maps" and _kinds(expected, rows=one_row) != _kinds(state, rows=one_row):
             raise StateError(
                 f"{path} holds {state}, but this model's state is {expected}\nhint: open it with the model that saved it"
             )
         try:
             predictor.check_restored(memory, state)
+            session = cls(predictor, memory, state)
         except StateError as error:
             raise StateError(f"{path}: {error}") from error
-        session = cls(predictor, memory, state)
         session._fresh = fresh
         return session
 
@@ -154,9 +154,13 @@ class Session:
             self.reset(reason)
         return self.predictor.prepare(everything, self.memory)
 
-    def _snapshot(self) -> tuple[State, Memory]:
+    def _snapshot(self) -> tuple[Any, Memory]:
         """What to go back to if an update fails; `prepare` replaces what it changes, so a shallow copy is whole."""
         return self.state, copy.copy(self.memory)
+
+    def _restore(self, before: tuple[Any, Memory]) -> None:
+        """Go back to what `_snapshot` gave."""
+        self.state, self.memory = before
 
     def _end(self, outputs: Mapping[str, Array] | None, timing: Timing) -> Result:
         started = time.perf_counter()

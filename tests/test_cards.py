@@ -73,13 +73,13 @@ def test_near_names_come_from_the_family_asked_for(another_family: Card) -> None
 
 def test_a_family_that_does_not_exist_names_those_that_do(another_family: Card) -> None:
     for look in (default_card, predictor_class):
-        with pytest.raises(CardError, match=r"no family 'pvcn'.*points, pvcnn, tsm"):
+        with pytest.raises(CardError, match=r"no family 'pvcn'.*points, pvcnn, sige, tsm"):
             look("pvcn")
 
 
 def test_each_family_has_one_default_and_lists_it_first(another_family: Card) -> None:
     listed = list_cards()
-    assert {card.family for card in listed} == {"minkunet", "patchnet", "points", "pvcnn", "tsm"}
+    assert {card.family for card in listed} == {"minkunet", "patchnet", "points", "pvcnn", "sige", "tsm"}
     for family in ("points", "pvcnn", "tsm"):
         own = list_cards(family)
         assert [card.default for card in own] == [True] + [False] * (len(own) - 1)
@@ -143,6 +143,10 @@ def test_labels_and_classes_agree(card: Card) -> None:
 def test_a_card_takes_what_it_does_not_say_from_its_family(card: Card) -> None:
     if card.task == "tracking":
         assert (card.preprocess["template"], card.preprocess["search"]) == (64, 119)
+        return
+    if card.task == "editing":
+        assert card.preprocess["kind"] in ("labels", "scenes") and len(card.preprocess["size"]) == 2
+        assert len(card.preprocess["colors"]) == len(card.labels)
         return
     if card.task != "classification":  # the others say all of it themselves
         assert card.preprocess["kind"] in ("scene", "room", "object", "scan")

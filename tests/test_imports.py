@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("_optional", "_files"),
-    ("clouds", "detections", "metadata", "results", "state", "tracks"),
+    ("clouds", "detections", "edits", "metadata", "results", "state", "tracks"),
     ("host", "ops"),
     (
         "export",
@@ -43,12 +43,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "__main__",
         "batch",
         "benchmark",
+        "benchmark_edits",
         "cli",
         "demos",
         "doctor",
         "options",
         "running",
         "running_clouds",
+        "running_edits",
         "running_map",
         "running_tracks",
     ),
@@ -57,6 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What goes against the order all the same: (importing module, imported module or package): reason. Only inside functions.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("effvision.results", "effvision.viz"): "a result draws and saves itself when it is asked to",
+    ("effvision.edits", "effvision.viz"): "likewise",
     ("effvision.tracks", "effvision.viz"): "likewise",
     ("effvision.results", "effvision.sources"): "a segmentation writes its cloud when it is asked to",
 }

@@ -146,12 +146,24 @@ def _scatter(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
     return all(attribute.s in (b"none", b"add", b"mul") for attribute in stated)
 
 
+def _split(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Drop `num_outputs` (new in 18): a node without sizes has as many equal parts as outputs anyway; unequal ones are refused
+    when shapes are checked.
+    """
+    stated = [attribute for attribute in node.attribute if attribute.name == "num_outputs"]
+    if any(attribute.i != len(node.output) for attribute in stated):
+        return False
+    for attribute in stated:
+        node.attribute.remove(attribute)
+    return True
+
+
 _RULES: dict[str, Callable[[NodeProto, dict[str, TensorProto]], bool]] = {
     "Reduce": _reduce,
     "Reshape": _reshape,
     "Shape": _absent("start", "end"),
     "Pad": _absent(inputs=3),
-    "Split": _absent("num_outputs"),
+    "Split": _split,
     "Resize": _absent("antialias", "axes", "keep_aspect_ratio_policy"),
     "ScatterElements": _scatter,
     "ScatterND": _scatter,

@@ -69,7 +69,7 @@ class ExportReport:
             f"{self.seconds:.1f} s",
             f"  inputs  {self._named(self.inputs)}",
             f"  outputs {self._named(self.outputs)}",
-            f"  check   {what}equals PyTorch over {check['steps']} steps{', a reset' if check['steps'] >= 16 else ''} "
+            f"  check   {what}equals PyTorch over {check.get('over') or self._steps()} "
             f"(batches {check['batches']}): largest difference {check['max_abs']:.1e}, "
             f"relative rms {check['relative_rms']:.1e}",
             *(f"  {line}" for line in (str(self.precision).splitlines() if self.precision else ())),
@@ -78,6 +78,10 @@ class ExportReport:
             *(str(part) for part in self.parts),
         ]
         return "\n".join(lines)
+
+    def _steps(self) -> str:
+        steps = self.check["steps"]
+        return f"{steps} steps{', a reset' if steps >= 16 else ''}"
 
     def _named(self, tensors: Mapping[str, tuple[int | str, ...]]) -> str:
         """Names and shapes; of a hundred tables a few."""

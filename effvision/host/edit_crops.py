@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from math import gcd, lcm
 from typing import Any
 
@@ -38,12 +39,12 @@ class MapCell:
     norm: tuple[int, float] | None = None
     picture: bool = True
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         """Rows and columns."""
         return self.shape[2], self.shape[3]
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """How many numbers it holds."""
         n, c, h, w = self.shape

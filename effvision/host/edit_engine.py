@@ -348,7 +348,7 @@ class Editing(ABC, Generic[B]):
             name, index = block.target.name, block.target.index
             macs += choice.macs
             if choice.how == "dense":
-                maps.replace(index, self._whole(block, maps), step)
+                self._replace(block, rects, maps, step)
                 how[name] = f"dense: {block.reason}" if block.dense else "dense"
             else:
                 self._compute(block, choice, maps, step)
@@ -357,6 +357,15 @@ class Editing(ABC, Generic[B]):
                 )
             changes[index] = rects
         return how, macs
+
+    def _replace(self, block: B, rects: Sequence[Rect], maps: Maps, step: Step) -> None:
+        """Compute all of a block and take over what changes: the picture does not hang on what is cheapest here."""
+        index, whole = block.target.index, self._whole(block, maps)
+        if list(rects) == [block.whole]:
+            maps.replace(index, whole, step)
+            return
+        for rect in rects:
+            maps.write(index, rect, patch(whole, rect), step)
 
     def _choose(self, block: B, reached: list[Rect]) -> tuple[Choice, list[Rect]]:
         """How to compute a block, and the rectangles that change by it."""

@@ -43,7 +43,7 @@ EDITS = "edits"
 _FORMAT = 1
 _MODES = Literal["local", "exact", "frozen"]
 # What things cost ONNX Runtime relative to each other, on one thread of a processor with AVX2. Only ratios matter.
-_MACHINE = Machine(mac_s=3e-11, element_s=6e-10, kept_s=6e-10, call_s=3e-6, tile_factor=2.0)
+_MACHINE = Machine(mac_s=1.2e-11, element_s=2.5e-10, kept_s=2.5e-10, call_s=5e-6, tile_factor=2.0)
 
 
 def switch_name(target: int) -> str:
@@ -298,7 +298,7 @@ def _check_choice(mode: str, plan: str, halo: int, journal_bytes: int, *, normed
     if mode == "reference":
         raise InputError(
             "mode 'reference' (the published masks and blocks) needs the network itself, not an exported file\n"
-            "hint: load the card with runtime='torch', or use mode 'local'"
+            "hint: load the card with runtime='torch' (--runtime torch), or use mode 'local'"
         )
     if mode not in get_args(_MODES):
         raise InputError(f"mode {mode!r} is unknown\nhint: one of {', '.join(get_args(_MODES))}")

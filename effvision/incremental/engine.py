@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, get_args
@@ -14,7 +15,7 @@ from torch import Tensor
 from effvision.errors import InputError, RangeError
 from effvision.host.edit_costs import Choice, Machine, Plan, parts_of
 from effvision.host.edit_engine import PROMISES, Editing, Update
-from effvision.host.edit_journal import Step
+from effvision.host.edit_journal import Journal, Step
 from effvision.host.edit_limits import Limit, Local
 from effvision.host.regions import Mask, Rect, tidy
 from effvision.incremental.blocks import NetworkBlock, choose_kept, make_blocks
@@ -30,6 +31,7 @@ from effvision.incremental.inputs import (
     missed,
 )
 from effvision.incremental.journal import Maps
+from effvision.incremental.keeping import apart, kept_maps, own, restored
 from effvision.incremental.limits import Published
 from effvision.incremental.reference import ReferenceOptions, difference_mask
 from effvision.incremental.report import Report, rows_of
@@ -50,6 +52,7 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         mode: How far a change is followed.
     """
 
+    mode: Mode
     failures = (RuntimeError,)
     back_end = "PyTorch"
 
@@ -94,6 +97,40 @@ class IncrementalNetwork(Editing[NetworkBlock]):
             self.mode, self.promise, rows_of(self._graph, self._kept), kept, made, held, limit, self.dense_macs
         )
 
+    # --- more of them -------------------------------------------------------------------------------------------------
+
+    def another(self, *, journal_bytes: int | None = None) -> IncrementalNetwork:
+        """Return an engine of the same network and mode without a picture; weights are shared, nothing is traced again.
+
+        It may run in another thread beside this one.
+        """
+        return IncrementalNetwork(
+            apart(self._graph),
+            self._device,
+            mode=self.mode,
+            limit=copy.copy(self._limit),
+            plan=self._plan,
+            journal_bytes=self._journal.limit_bytes if journal_bytes is None else journal_bytes,
+            promise=self.promise,
+            machine=self._machine,
+        )
+
+    def kept(self) -> dict[str, Tensor]:
+        """The maps kept besides the inputs, by name: what `restore` takes. They are the engine's own, not copies."""
+        return {} if self._maps is None else kept_maps(self._graph, self._kept, self._maps)
+
+    def restore(self, inputs: Tensor | Sequence[Tensor], kept: Mapping[str, Tensor]) -> Any:
+        """Take up a picture again from its inputs and what `kept` gave; nothing is computed. Return the output.
+
+        Raises:
+            InputError: inputs that do not fit.
+            StateError: maps of another network or mode. Nothing was changed.
+        """
+        given = self._given(inputs)
+        self._maps = restored(self._graph, self._kept, given, kept, self._device)
+        self._journal = Journal(self._journal.limit_bytes)
+        return self.output
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _given(self, inputs: Any) -> tuple[Tensor, ...]:
@@ -114,9 +151,7 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         return missed(before, after, rects)
 
     def _own(self, array: Tensor) -> Tensor:
-        """A copy of an input; channels-last, as convolutions like it."""
-        layout = torch.channels_last if array.ndim == 4 else torch.contiguous_format
-        return array.detach().clone(memory_format=layout)
+        return own(array)
 
     def _begin(self) -> Maps:
         maps = Maps()

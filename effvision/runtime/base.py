@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from effvision.errors import DTypeError, ShapeError, StateError
+from effvision.errors import DTypeError, EffvisionError, ShapeError, StateError
+from effvision.host.editing import Editor, WholeEditor
 from effvision.metadata import GraphSpec, TensorSpec
 from effvision.state import Array, State
 
@@ -43,6 +44,28 @@ class Runtime(ABC):
             ModelFileError: the file does not say the shapes, or is not there any more.
             MissingDependencyError: the package onnx, which reads the graph, is not installed.
         """
+
+    def editor(self, *, mode: str, journal_bytes: int, graph: str = "step") -> Editor:
+        """Return what edits one picture of a graph without a state that takes and gives pictures (N, C, H, W).
+
+        Args:
+            mode: How far a change is followed: `local`, `exact`, `frozen` or `reference`, see `effvision.incremental`. A back
+                end without such an engine computes the whole picture for every edit, whatever the mode, and says so.
+            journal_bytes: What undo and redo may take.
+            graph: Which graph.
+
+        Raises:
+            InputError: an unknown mode, or a journal that cannot be.
+        """
+        output = self.graphs[graph].outputs[0]
+        shape = (1, *map(int, output.shape[1:]))
+        try:
+            macs = float(self.multiply_adds(graph, 1))
+        except EffvisionError:  # it takes the package onnx to count them
+            macs = 0.0
+        return WholeEditor(
+            lambda arrays: self.run(graph, arrays)[output.name], shape=shape, macs=macs, journal_bytes=journal_bytes
+        )
 
     def step(
         self, arrays: Mapping[str, np.ndarray], state: State, *, graph: str = "step"

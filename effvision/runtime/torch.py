@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +14,10 @@ from effvision.metadata import GraphSpec
 from effvision.runtime.base import Runtime
 from effvision.runtime.work import torch_multiply_adds
 from effvision.state import Array
+
+if TYPE_CHECKING:
+    from effvision.host.editing import Editor
+    from effvision.incremental import IncrementalNetwork
 
 __all__ = ["TorchRuntime"]
 
@@ -50,6 +55,8 @@ class TorchRuntime(Runtime):
         self.device = device
         self.graphs = dict(graphs)
         self.modules = {name: module.eval().to(self._device) for name, module in modules.items()}
+        self._engines: dict[tuple[str, str], IncrementalNetwork] = {}
+        self._tracing = threading.Lock()
         self.traced = {**self.modules, **{name: module.eval() for name, module in (traced or {}).items()}}
 
     def run(self, graph: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -69,6 +76,24 @@ class TorchRuntime(Runtime):
         return {
             name: value if name in kept else value.cpu().numpy() for name, value in zip(results, outputs, strict=True)
         }
+
+    def editor(self, *, mode: str, journal_bytes: int, graph: str = "step") -> Editor:
+        """Return an engine that computes again only what changed; see `Runtime.editor`.
+
+        The network is followed once for each mode, which takes seconds; editors share its weights.
+        """
+        from effvision.incremental import make_incremental
+        from effvision.incremental.arrays import ArrayEditor
+
+        inputs = self.graphs[graph].inputs
+        with self._tracing:
+            engine = self._engines.get((graph, mode))
+            if engine is None:
+                example = [torch.zeros((1, *map(int, tensor.shape[1:])), device=self._device) for tensor in inputs]
+                engine = make_incremental(self.modules[graph], example, mode=mode)  # type: ignore[arg-type]
+                self._engines[graph, mode] = engine
+        own = engine.another(journal_bytes=journal_bytes)
+        return ArrayEditor(own, [tensor.name for tensor in inputs], self._device)
 
     def multiply_adds(self, graph: str, batch: int) -> int:
         """Count them in one call on zeros; see `Runtime.multiply_adds`."""

@@ -27,6 +27,7 @@ __all__ = [
     "VideoFiles",
     "labelled_folder",
     "missing",
+    "natural_order",
     "open_path",
     "open_paths",
     "read_image",
@@ -70,12 +71,12 @@ def open_path(text: str | Path, *, fps: float | None = None) -> Source:
     try:
         path = Path(name)
         if path.is_dir():
-            return _open_files(str(path), sorted(_visible(path), key=_natural), fps=fps, described="the folder")
+            return _open_files(str(path), sorted(_visible(path), key=natural_order), fps=fps, described="the folder")
         if path.exists():
             return _open_file(path, fps=fps)
         if glob.has_magic(name):
             found = [Path(item) for item in glob.glob(name, recursive=True) if os.path.isfile(item)]
-            return _open_files(name, sorted(found, key=_natural), fps=fps, described="the pattern")
+            return _open_files(name, sorted(found, key=natural_order), fps=fps, described="the pattern")
     except (ValueError, OSError) as error:  # a NUL inside, a name too long, a folder one may not read
         if isinstance(error, SourceError):
             raise
@@ -109,8 +110,8 @@ def labelled_folder(path: str | Path) -> list[tuple[str, str]]:
         )
     found = []
     inside = [item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
-    for inner in sorted(inside, key=_natural):
-        recordings = sorted((item for item in inner.iterdir() if not item.name.startswith(".")), key=_natural)
+    for inner in sorted(inside, key=natural_order):
+        recordings = sorted((item for item in inner.iterdir() if not item.name.startswith(".")), key=natural_order)
         if not recordings:
             raise SourceError(f"{inner} is empty: the label {inner.name!r} has no recording")
         found += [(str(recording), inner.name) for recording in recordings]
@@ -309,7 +310,7 @@ def _visible(folder: Path) -> list[Path]:
     return [item for item in folder.iterdir() if item.is_file() and not item.name.startswith(".")]
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Order `frame2` before `frame10`."""
     parts = re.split(r"([0-9]+)", str(path).casefold())
     return [(0, int(part), part) if index % 2 else (1, 0, part) for index, part in enumerate(parts)]

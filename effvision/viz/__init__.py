@@ -2,6 +2,7 @@
 
 from effvision.viz.boxes import draw_boxes
 from effvision.viz.classification import draw_classification
+from effvision.viz.outline import draw_outline
 from effvision.viz.palette import class_colors, id_color
 from effvision.viz.points import View, automatic_view, render_points
 from effvision.viz.saving import save_image
@@ -13,6 +14,7 @@ __all__ = [
     "class_colors",
     "draw_boxes",
     "draw_classification",
+    "draw_outline",
     "draw_segmentation",
     "id_color",
     "render_points",

@@ -108,22 +108,20 @@ def test_a_window_that_reaches_further_behind_than_before_stays_in_place() -> No
         assert far(engine.update(picture).output, exported.dense(picture)) < 1e-5
 
 
-def test_random_networks_are_exact_or_refused() -> None:
-    made = 0
-    for seed in range(70):
+SEEDS = (41, 48, 65, 78, 110, 139, 246, 253, 291, 326, 338, 349, 359, 364, 372, 403, 404, 409)
+"""Those of the first 420 that can be exported and hold most kinds of operations."""
+
+
+def test_random_networks_are_exact_after_any_edit() -> None:
+    for seed in SEEDS:
         network = RandomNetwork(seed, norms=seed % 2 == 1)
         inputs = tuple(tensor.float().numpy() for tensor in network.inputs())
-        try:
-            exported = Exported(network.float(), inputs)
-        except ExportError:
-            continue
-        made += 1
+        exported = Exported(network.float(), inputs)
         normed = bool(exported.engine()._statistics)
         wanted, engine = (one("frozen" if normed else "exact") for one in (exported.wanted, exported.engine))
-        for picture in islice(edits_of(inputs, seed), 5):
+        for picture in islice(edits_of(inputs, seed), 6):
             wanted.update(tuple(torch.from_numpy(array) for array in picture))
             assert far(engine.update(picture).output, wanted.output) < 1e-5, seed
-    assert made >= 10
 
 
 class Refused(nn.Module):
@@ -179,7 +177,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Any]:
 
 def test_the_file_is_seen_as_the_network_it_was_made_of(written: tuple[nn.Module, Any]) -> None:
     network, report = written
-    assert report.check["max_abs"] < 1e-5 and report.check["steps"] == 17 and "equals PyTorch" in str(report)
+    assert (
+        report.check["max_abs"] < 1e-5
+        and report.check["steps"] == 16
+        and "16 edits in mode local and 6 in mode exact" in str(report)
+    )
     runtime, metadata = driven(*OnnxRuntime.load(report, threads=2))
     assert isinstance(runtime, EditRuntime) and metadata.graphs == runtime.graphs
     spec = runtime.graphs["step"]

@@ -265,6 +265,19 @@ def test_a_reshape_to_a_shape_with_a_zero_is_refused_where_zero_means_something_
         to_opset(model, 13)
 
 
+class Halves(nn.Module):
+    """A Split, which PyTorch writes with `num_outputs`, new in opset 18."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=2)
+        return (first - 2 * second)[:, :, 0]
+
+
+def test_a_split_into_equal_parts_exports_at_every_opset(tmp_path: Path) -> None:
+    report = export_planted(Halves(), tmp_path / "m.onnx", opset=13)
+    assert "Split" in {node.op_type for node in onnx.load(report).graph.node} and report.opset == 13
+
+
 class Overwrite(nn.Module):
     """Plain ScatterElements: `reduction`, which opset 16 brought, says only that there is none."""
 

@@ -69,6 +69,25 @@ def test_undo_and_redo_restore_every_map_bit_for_bit(network: nn.Module, picture
     assert (engine.can_undo, engine.can_redo) == (4, 0)
 
 
+def test_a_local_edit_changes_the_same_pixels_whatever_is_cheapest_here(network: nn.Module, picture: Tensor) -> None:
+    engines = [make_incremental(network, picture, plan=plan) for plan in ("rectangles", "dense")]
+    now = picture
+    for engine in engines:
+        engine.update(picture)
+    for top, left in (
+        (3, 4),
+        (30, 30),
+        (8, 10),
+    ):  # the first edit leaks further than is followed; later ones leave that alone
+        now, before = painted(now, top, left), [engine.output.clone() for engine in engines]
+        updates = [engine.update(now) for engine in engines]
+        assert updates[0].changed == updates[1].changed
+        for engine, update, then in zip(engines, updates, before, strict=True):
+            written = torch.from_numpy(engine.changed_mask(update))
+            assert torch.equal(update.output[:, :, ~written], then[:, :, ~written])
+        assert torch.allclose(engines[0].output, engines[1].output, atol=1e-5)
+
+
 def test_after_an_undo_the_next_edit_is_compared_with_what_is_there(network: nn.Module, picture: Tensor) -> None:
     engine = make_incremental(network, picture, mode="exact")
     engine.update(picture)
