@@ -97,6 +97,10 @@ class Same(Axis):
         """Themselves."""
         return lo, hi, ()
 
+    def core(self, lo: int, hi: int) -> Span:
+        """Themselves."""
+        return lo, hi
+
 
 class Whole(Axis):
     """An input of one pixel that every output depends on."""

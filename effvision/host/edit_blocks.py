@@ -14,9 +14,10 @@ from typing import Any, Generic, Protocol, TypeVar
 from effvision.host.edit_axes import Axis, Span
 from effvision.host.regions import Rect
 
-__all__ = ["Block", "Cell", "Walk"]
+__all__ = ["REMEMBERED", "Block", "Cell", "Walk"]
 
-_REMEMBERED = 20_000  # walks kept per block and axis: an edit repeats few
+REMEMBERED = 20_000
+"""Walks kept per block and axis: an edit repeats few."""
 
 
 class Cell(Protocol):
@@ -122,7 +123,7 @@ class Block(Generic[V]):
         key = (axis, lo, hi)
         found = self._walks.get(key)
         if found is None:
-            if len(self._walks) > _REMEMBERED:
+            if len(self._walks) > REMEMBERED:
                 self._walks.clear()
                 self._kinds.clear()
             found = self._walks[key] = self._backward(axis, lo, hi)
@@ -176,7 +177,7 @@ class Block(Generic[V]):
         for axis in (0, 1):
             key = (leaf.index, axis, rect[2 * axis], rect[2 * axis + 1], core)
             if key not in self._ways:
-                if len(self._ways) > _REMEMBERED:
+                if len(self._ways) > REMEMBERED:
                     self._ways.clear()
                 self._ways[key] = self._forward(leaf, axis, rect[2 * axis], rect[2 * axis + 1], core)
             spans.append(self._ways[key])

@@ -8,7 +8,7 @@ same pixels in a crop as in the picture: crops begin and end on a grid. A cell o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -16,7 +16,7 @@ from math import gcd, lcm
 from typing import Any
 
 from effvision.host.edit_axes import Axis, Pad, Span, as_data, from_data
-from effvision.host.edit_blocks import Block, Walk
+from effvision.host.edit_blocks import REMEMBERED, Block, Walk
 
 __all__ = ["CropBlock", "CropWalk", "MapCell", "block_data", "blocks_from_data"]
 
@@ -62,26 +62,59 @@ class CropWalk(Walk):
     skip: int = 0
 
 
+_Way = tuple[int, Callable[[int], int], int]
+_Step = tuple[int, int | None, list[_Way]]
+
+
+@dataclass(eq=False)
+class _Grid:
+    """One axis of a block.
+
+    Attributes:
+        units: Pixels of every value in one cell of the grid; None of a value that is always needed as a whole.
+        sizes: Pixels of every value.
+        cells: Of the whole grid.
+        steps: For every member: its number, its unit, and for each input that is cut with it: its number, the length that the
+            operation makes of it, and how many pixels it has to have more than.
+    """
+
+    units: dict[int, int | None]
+    sizes: dict[int, int]
+    cells: int
+    steps: list[_Step]
+
+
 @dataclass(eq=False)
 class CropBlock(Block[MapCell]):
     """A block whose parts are computed by its graph.
 
-    Attributes:
-        units: For each axis, pixels of every value in one cell of the grid; None of a value that is always needed as a whole.
+    Raises:
+        ValueError: two ways from one value to the target disagree, so that no crop fits both.
     """
 
-    units: tuple[dict[int, int | None], dict[int, int | None]] = field(default_factory=lambda: ({}, {}))
+    grids: tuple[_Grid, _Grid] = field(init=False)
     _crops: dict[tuple[int, int, int], CropWalk] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.units = (self._units(0), self._units(1))
+        self.grids = (self._grid(0), self._grid(1))
+
+    def _grid(self, axis: int) -> _Grid:
+        units = self._units(axis)
+        sizes = {cell.index: cell.size[axis] for cell in (*self.leaves, *self.members)}
+        steps: list[_Step] = []
+        for cell in self.members:
+            ways: list[_Way] = []
+            for source, axes in zip(cell.inputs, cell.axes, strict=True):
+                if axes is not None and units[source] is not None:
+                    way = axes[axis]
+                    mirrored = isinstance(way, Pad) and way.mode == "reflect"
+                    least = max(way.before, way.m - way.n - way.before) if isinstance(way, Pad) and mirrored else 0
+                    ways.append((source, way.length, least))
+            steps.append((cell.index, units[cell.index], ways))
+        cells = max(-(-sizes[index] // unit) for index, unit in units.items() if unit is not None)
+        return _Grid(units, sizes, cells, steps)
 
     def _units(self, axis: int) -> dict[int, int | None]:
-        """The grid along an axis.
-
-        Raises:
-            ValueError: two ways from one value to the target disagree, so that no crop fits both.
-        """
         paces: dict[int, Fraction | None] = {self.target.index: Fraction(1)}
         for value in reversed(self.members):
             here = paces[value.index]
@@ -89,9 +122,7 @@ class CropBlock(Block[MapCell]):
                 pace = axes[axis].pace if axes is not None else None
                 found = None if here is None or pace is None else here * pace
                 if source in paces and paces[source] != found:
-                    raise ValueError(
-                        f"`{value.name}` reads `value {source}` at another scale than the rest of its block"
-                    )
+                    raise ValueError(f"`{value.name}` reads value {source} at another scale than the rest of its block")
                 paces[source] = found
         known = [pace for pace in paces.values() if pace is not None]
         whole = lcm(*(pace.denominator for pace in known))
@@ -103,65 +134,58 @@ class CropBlock(Block[MapCell]):
         key = (axis, lo, hi)
         found = self._crops.get(key)
         if found is None:
-            if len(self._crops) > 20_000:  # an edit repeats few
+            if len(self._crops) > REMEMBERED:
                 self._crops.clear()
             found = self._crops[key] = self._crop(axis, lo, hi)
         return found
 
     def _crop(self, axis: int, lo: int, hi: int) -> CropWalk:
         need, _ = self.needs(axis, lo, hi)
-        units, sizes = self.units[axis], {cell.index: cell.size[axis] for cell in (*self.leaves, *self.members)}
-        on_grid = [(span, unit) for index, span in need.items() if (unit := units[index]) is not None]
-        first = min(span[0] // unit for span, unit in on_grid)
-        last = max(-(-span[1] // unit) for span, unit in on_grid)
-        most = max(-(-sizes[index] // unit) for index, unit in units.items() if unit is not None)
+        grid = self.grids[axis]
+        first, last = grid.cells, 0
+        for index, (a, b) in need.items():
+            unit = grid.units[index]
+            if unit is not None:
+                first, last = min(first, a // unit), max(last, -(-b // unit))
         while True:
-            spans = self._computed(axis, first, last, sizes)
-            if (first == 0 and last >= most) or (spans and self._enough(axis, spans, need, sizes)):
+            spans = self._computed(grid, first, last)
+            if (first == 0 and last >= grid.cells) or (spans and _enough(spans, need, grid.sizes)):
                 break
-            first, last = max(first - 1, 0), min(last + 1, most)
+            first, last = max(first - 1, 0), min(last + 1, grid.cells)
         if spans is None:
-            spans = {index: (0, size) for index, size in sizes.items()}
+            spans = {index: (0, size) for index, size in grid.sizes.items()}
         leaves = tuple(spans[leaf.index] for leaf in self.leaves)
         lengths = tuple(spans[cell.index][1] - spans[cell.index][0] for cell in self.members)
         return CropWalk(leaves, lengths, (), 0, lo - spans[self.target.index][0])
 
-    def _computed(self, axis: int, first: int, last: int, sizes: Mapping[int, int]) -> dict[int, Span] | None:
+    def _computed(self, grid: _Grid, first: int, last: int) -> dict[int, Span] | None:
         """What the graph makes of leaves cut to cells [first, last): the pixels of every value; None if they do not fit."""
-        units = self.units[axis]
         spans: dict[int, Span] = {}
         for leaf in self.leaves:
-            unit, size = units[leaf.index], sizes[leaf.index]
+            unit, size = grid.units[leaf.index], grid.sizes[leaf.index]
             spans[leaf.index] = (0, size) if unit is None else (min(first * unit, size), min(last * unit, size))
-        for cell in self.members:
-            unit = units[cell.index]
+        for index, unit, ways in grid.steps:
             if unit is None:
-                spans[cell.index] = (0, sizes[cell.index])
+                spans[index] = (0, grid.sizes[index])
                 continue
-            lengths = set()
-            for source, axes in zip(cell.inputs, cell.axes, strict=True):
-                if axes is not None and units[source] is not None:
-                    count = spans[source][1] - spans[source][0]
-                    way = axes[axis]
-                    if (
-                        isinstance(way, Pad)
-                        and way.mode == "reflect"
-                        and count <= max(way.before, way.m - way.n - way.before)
-                    ):
-                        return None
-                    lengths.add(way.length(count))
-            if len(lengths) != 1 or min(lengths) < 1:
-                return None
-            spans[cell.index] = (first * unit, first * unit + lengths.pop())
+            length = 0
+            for source, made_of, least in ways:
+                a, b = spans[source]
+                found = made_of(b - a)
+                if b - a <= least or found < 1 or (length and found != length):
+                    return None
+                length = found
+            spans[index] = (first * unit, first * unit + length)
         return spans
 
-    def _enough(self, axis: int, spans: Mapping[int, Span], need: Mapping[int, Span], sizes: Mapping[int, int]) -> bool:
-        """Whether all that is needed is computed, up to the picture's own end where that is needed."""
-        for index, (lo, hi) in need.items():
-            a, b = spans[index]
-            if a > lo or b < hi or b > sizes[index] or (hi == sizes[index] and b != hi):
-                return False
-        return True
+
+def _enough(spans: Mapping[int, Span], need: Mapping[int, Span], sizes: Mapping[int, int]) -> bool:
+    """Whether all that is needed is computed, up to the picture's own end where that is needed."""
+    for index, (lo, hi) in need.items():
+        a, b = spans[index]
+        if a > lo or b < hi or b > sizes[index] or (hi == sizes[index] and b != hi):
+            return False
+    return True
 
 
 def block_data(block: Block[Any], numbers: Mapping[int, int], norms: Mapping[int, tuple[int, float]]) -> dict[str, Any]:

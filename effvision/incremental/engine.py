@@ -41,6 +41,7 @@ from effvision.incremental.trace import Graph, packed, trace
 __all__ = ["IncrementalNetwork", "Mode", "Update", "make_incremental"]
 
 Mode = Literal["local", "exact", "frozen", "reference"]
+_HALO = 2  # what the published engine grows its masks by
 
 
 class IncrementalNetwork(Editing[NetworkBlock]):
@@ -99,19 +100,41 @@ class IncrementalNetwork(Editing[NetworkBlock]):
 
     # --- more of them -------------------------------------------------------------------------------------------------
 
-    def another(self, *, journal_bytes: int | None = None) -> IncrementalNetwork:
-        """Return an engine of the same network and mode without a picture; weights are shared, nothing is traced again.
+    def serves(self, mode: Mode) -> bool:
+        """Whether `another` can have this mode: `exact` treats norms with statistics of the picture unlike the others."""
+        if mode == self.mode or "exact" not in (mode, self.mode):
+            return True
+        return self.mode != "exact" and not any(isinstance(value.rule, Affine) for value in self._graph.values)
+
+    def another(self, *, mode: Mode | None = None, journal_bytes: int | None = None) -> IncrementalNetwork:
+        """Return an engine of the same network without a picture; weights are shared, nothing is traced again.
 
         It may run in another thread beside this one.
+
+        Args:
+            mode: Default: this one's. Another one has its usual halo or settings.
+            journal_bytes: Default: this one's.
+
+        Raises:
+            InputError: an unknown mode, or one that this network has to be traced for; see `serves`.
+            RangeError: a negative journal.
         """
+        same = mode is None or mode == self.mode
+        journal = self._journal.limit_bytes if journal_bytes is None else journal_bytes
+        wanted = _checked(mode or self.mode, self._plan, _HALO, journal)
+        if not self.serves(wanted):
+            raise InputError(
+                f"an engine of mode {self.mode!r} cannot give one of mode {wanted!r}: this network has norms with statistics "
+                "of the picture\nhint: make_incremental(network, example, mode=...)"
+            )
         return IncrementalNetwork(
             apart(self._graph),
             self._device,
-            mode=self.mode,
-            limit=copy.copy(self._limit),
+            mode=wanted,
+            limit=copy.copy(self._limit) if same else _limit(wanted, _HALO, None),
             plan=self._plan,
-            journal_bytes=self._journal.limit_bytes if journal_bytes is None else journal_bytes,
-            promise=self.promise,
+            journal_bytes=journal,
+            promise=self.promise if same else PROMISES[wanted].format(halo=_HALO),
             machine=self._machine,
         )
 
@@ -198,12 +221,30 @@ class IncrementalNetwork(Editing[NetworkBlock]):
         return Choice("tiles" if active else "rectangles", rects, 0.0, parts_of(block, rects)[0]), rects
 
 
+def _checked(mode: Mode, plan: str, halo: int, journal_bytes: int) -> Mode:
+    """Refuse settings that cannot be; return the mode."""
+    if mode not in get_args(Mode):
+        raise InputError(f"mode {mode!r} is unknown\nhint: one of {', '.join(get_args(Mode))}")
+    if plan not in get_args(Plan):
+        raise InputError(f"plan {plan!r} is unknown\nhint: one of {', '.join(get_args(Plan))}")
+    if halo < 0 or journal_bytes < 0:
+        raise RangeError(f"halo = {halo}, journal_bytes = {journal_bytes}\nhint: neither can be negative")
+    return mode
+
+
+def _limit(mode: Mode, halo: int, reference: ReferenceOptions | None) -> Limit:
+    """How far a mode follows a change."""
+    if mode == "reference":
+        return Published(reference or ReferenceOptions())
+    return Local(halo) if mode == "local" else Limit()
+
+
 def make_incremental(
     network: torch.nn.Module,
     example_input: Tensor | Sequence[Tensor],
     *,
     mode: Mode = "local",
-    halo: int = 2,
+    halo: int = _HALO,
     plan: Plan = "auto",
     journal_bytes: int = 256 << 20,
     reference: ReferenceOptions | None = None,
@@ -227,23 +268,15 @@ def make_incremental(
             mode or plan.
         RangeError: a negative halo or journal.
     """
-    if mode not in get_args(Mode):
-        raise InputError(f"mode {mode!r} is unknown\nhint: one of {', '.join(get_args(Mode))}")
-    if plan not in get_args(Plan):
-        raise InputError(f"plan {plan!r} is unknown\nhint: one of {', '.join(get_args(Plan))}")
-    if halo < 0 or journal_bytes < 0:
-        raise RangeError(f"halo = {halo}, journal_bytes = {journal_bytes}\nhint: neither can be negative")
+    _checked(mode, plan, halo, journal_bytes)
     example = as_tuple(example_input)
     with torch.no_grad():
         graph = trace(network, example, frozen=mode != "exact")
-    limit = Local(halo) if mode == "local" else Limit()
-    if mode == "reference":
-        limit = Published(reference or ReferenceOptions())
     return IncrementalNetwork(
         graph,
         example[0].device,
         mode=mode,
-        limit=limit,
+        limit=_limit(mode, halo, reference),
         plan=plan,
         journal_bytes=journal_bytes,
         promise=PROMISES[mode].format(halo=halo),

@@ -17,7 +17,7 @@ from effvision.state import Array
 
 if TYPE_CHECKING:
     from effvision.host.editing import Editor
-    from effvision.incremental import IncrementalNetwork
+    from effvision.incremental import IncrementalNetwork, Mode
 
 __all__ = ["TorchRuntime"]
 
@@ -80,20 +80,28 @@ class TorchRuntime(Runtime):
     def editor(self, *, mode: str, journal_bytes: int, graph: str = "step") -> Editor:
         """Return an engine that computes again only what changed; see `Runtime.editor`.
 
-        The network is followed once for each mode, which takes seconds; editors share its weights.
+        The network is followed once, which takes seconds (twice if it has norms with statistics of the picture and mode `exact`
+        is used too); editors share its weights.
         """
-        from effvision.incremental import make_incremental
         from effvision.incremental.arrays import ArrayEditor
 
         inputs = self.graphs[graph].inputs
         with self._tracing:
-            engine = self._engines.get((graph, mode))
-            if engine is None:
-                example = [torch.zeros((1, *map(int, tensor.shape[1:])), device=self._device) for tensor in inputs]
-                engine = make_incremental(self.modules[graph], example, mode=mode)  # type: ignore[arg-type]
-                self._engines[graph, mode] = engine
-        own = engine.another(journal_bytes=journal_bytes)
+            engine = self._engine(graph, "frozen")
+            if mode == "exact" and not engine.serves("exact"):
+                engine = self._engine(graph, "exact")
+        own = engine.another(mode=mode, journal_bytes=journal_bytes)  # type: ignore[arg-type]
         return ArrayEditor(own, [tensor.name for tensor in inputs], self._device)
+
+    def _engine(self, graph: str, mode: Mode) -> IncrementalNetwork:
+        """An engine that others are made of; it never has a picture."""
+        from effvision.incremental import make_incremental
+
+        if (graph, mode) not in self._engines:
+            shapes = [(1, *map(int, tensor.shape[1:])) for tensor in self.graphs[graph].inputs]
+            example = [torch.zeros(shape, device=self._device) for shape in shapes]
+            self._engines[graph, mode] = make_incremental(self.modules[graph], example, mode=mode)
+        return self._engines[graph, mode]
 
     def multiply_adds(self, graph: str, batch: int) -> int:
         """Count them in one call on zeros; see `Runtime.multiply_adds`."""

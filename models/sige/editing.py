@@ -203,7 +203,12 @@ class EditState(State):
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in kept.values()):
             raise StateError("the saved state holds maps that are NaN or infinite: it is damaged")
         inputs = self.encoding.array(labels)
-        output = self.editor.restore({INPUT: inputs}, kept)
+        try:
+            output = self.editor.restore({INPUT: inputs}, kept)
+        except StateError as error:
+            raise StateError(
+                f"{error}\nhint: open it with the runtime that saved it; its label map alone is numpy.load(path)['labels'][0]"
+            ) from error
         self._empty()
         self._inputs = inputs
         self.labels, self.picture = _fixed(labels), _fixed(_pixels(output))

@@ -136,9 +136,9 @@ def _file_values(path: Path, colours: NDArray[np.uint8], names: Sequence[str]) -
     if path.is_dir():
         raise SourceError(f"{path} is a folder; one label map is needed here\nhint: `stream` takes a folder of them")
     if path.suffix.lower() not in SUFFIXES:
-        raise SourceError(
-            f"{path} is read as no label map: that is a .png or a .npy file\nhint: JPEG changes colours, so labels get lost"
-        )
+        mixed = path.suffix.lower() in (".jpg", ".jpeg", ".webp")
+        hint = "such files change colours, so labels get lost: save it as .png" if mixed else "save it as one of these"
+        raise SourceError(f"{path} is no label map: that is a .png or a .npy file\nhint: {hint}")
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

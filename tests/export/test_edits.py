@@ -108,7 +108,7 @@ def test_a_window_that_reaches_further_behind_than_before_stays_in_place() -> No
         assert far(engine.update(picture).output, exported.dense(picture)) < 1e-5
 
 
-SEEDS = (41, 48, 65, 78, 110, 139, 246, 253, 291, 326, 338, 349, 359, 364, 372, 403, 404, 409)
+SEEDS = (41, 65, 78, 139, 246, 291, 338, 349, 364, 372, 403, 409)
 """Those of the first 420 that can be exported and hold most kinds of operations."""
 
 

@@ -117,7 +117,7 @@ def test_what_is_kept_can_be_taken_up_by_another(make: Make) -> None:
     first, second, third = pictures(3)
     assert one.kept() == {}
     one.update(given(first))
-    output = one.update(given(second)).output.copy()
+    output = one.update(given(second)).output.copy()  # the next update writes into it
     assert np.array_equal(
         other.restore(given(second), {name: array.copy() for name, array in one.kept().items()}), output
     )

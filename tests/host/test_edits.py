@@ -248,7 +248,7 @@ def test_a_crop_is_the_smallest_on_the_grid_that_holds_what_is_needed() -> None:
                 for hi in (lo + 1, min(lo + 7, size), size):
                     walk, (need, _) = block.walk(axis, lo, hi), block.needs(axis, lo, hi)
                     for leaf, (a, b) in zip(block.leaves, walk.leaves, strict=True):
-                        unit, first, last = block.units[axis][leaf.index], *need[leaf.index]
+                        unit, first, last = block.grids[axis].units[leaf.index], *need[leaf.index]
                         assert unit and a % unit == 0 and (b % unit == 0 or b == leaf.size[axis])
                         assert a <= first and b >= last
                         assert a >= first - 4 * unit - 4 and b <= last + 4 * unit + 4

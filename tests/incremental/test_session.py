@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effvision.errors import DTypeError, InputError, RangeError, RuntimeFailure, ShapeError, StateError
-from effvision.incremental import IncrementalNetwork, make_incremental
+from effvision.incremental import IncrementalNetwork, Mode, make_incremental
 from effvision.incremental.rules import Convolution
 from painters import ResnetGenerator, SpadeGenerator, UnetGenerator
 
@@ -97,6 +97,36 @@ def test_after_an_undo_the_next_edit_is_compared_with_what_is_there(network: nn.
     with torch.no_grad():
         assert torch.allclose(engine.update(other).output, network(other), atol=1e-5)
     assert engine.can_redo == 0
+
+
+@pytest.mark.parametrize("mode", ["local", "exact", "frozen", "reference"])
+def test_another_engine_of_any_mode_needs_no_second_trace(
+    picture: Tensor, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)
+    ).eval()
+    first = make_incremental(network, picture, mode="frozen", plan="rectangles")
+    own = make_incremental(network, picture, mode=mode, plan="rectangles")
+    monkeypatch.setattr("effvision.incremental.engine.trace", None)
+    assert first.serves(mode)
+    made = first.another(mode=mode, journal_bytes=1 << 20)
+    assert (made.mode, made.promise, made.report.journal_limit_bytes) == (mode, own.promise, 1 << 20)
+    for now in (picture, painted(picture, 9, 9), painted(picture, 30, 30)):
+        assert torch.equal(made.update(now).output, own.update(now).output)
+    assert first.kept() == {} and set(made.kept()) == set(own.kept())
+
+
+def test_modes_that_treat_norms_differently_need_their_own_trace(picture: Tensor) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 3, 3, padding=1)).eval()
+    frozen = make_incremental(network, picture, mode="frozen")
+    assert frozen.serves("local") and not frozen.serves("exact")
+    with pytest.raises(InputError, match="hint: make_incremental"):
+        frozen.another(mode="exact")
+    with pytest.raises(InputError, match="unknown"):
+        frozen.another(mode="fast")  # type: ignore[arg-type]
+    with pytest.raises(RangeError):
+        frozen.another(journal_bytes=-1)
 
 
 def test_a_checkpoint_is_a_place_to_return_to(engine: IncrementalNetwork, picture: Tensor) -> None:

@@ -256,6 +256,14 @@ def test_two_sessions_share_the_weights_and_nothing_else(labels: Labels) -> None
     assert all(a.call is b.call for a, b in zip(*kept, strict=True))
 
 
+def test_sessions_of_every_mode_follow_the_network_once(labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = painter()
+    model.session(mode="exact")
+    monkeypatch.setattr("effvision.incremental.engine.trace", None)
+    for mode in ("local", "exact", "frozen", "reference"):
+        assert model.session(mode=mode).update(labels).computed_fraction == 1
+
+
 def test_two_sessions_may_run_in_two_threads(model: SIGE, labels: Labels) -> None:
     def edits(turn: int) -> list[Labels]:
         maps = [labels]
@@ -390,6 +398,24 @@ def test_a_saved_session_goes_on_bit_for_bit_without_computing(
     one, other = session.update(after), restored.update(after)
     assert pixels(one) == pixels(other) and (one.macs, one.how) == (other.macs, other.how)
     assert pixels(restored.undo()) == pixels(session.undo())
+
+
+def test_a_session_saved_in_one_runtime_goes_on_in_the_other(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    models = [SIGE.from_pretrained("sige-scenes", runtime=name) for name in ("torch", "onnx")]  # type: ignore[arg-type]
+    labels = scenes.layout(3)
+    for model, other in (models, reversed(models)):
+        session = model.session(mode="local")
+        session.update(labels)
+        session.update(painted(labels, 100, 50, 3, 10))
+        restored = other.session(path=session.save(tmp_path / "s.npz"))
+        now = painted(session.labels, 20, 30, 8, 12)
+        one, two = session.update(now), restored.update(now)
+        assert 0 < two.computed_fraction < 0.5 and np.abs(one.image.astype(int) - two.image).max() <= 1
+    published = models[0].session(mode="reference")
+    published.update(labels)
+    with pytest.raises(InputError, match="reference"):
+        models[1].session(path=published.save(tmp_path / "s.npz"))
 
 
 def test_saved_sessions_of_another_kind_are_refused(model: SIGE, labels: Labels, tmp_path: Path) -> None:
