@@ -142,8 +142,8 @@ class Pace:
         """Count a message of so many bytes; wait until there is room for it, and let others go on in any case.
 
         Raises:
-            InputError: more messages have come than are let through for too long. What waits to be read is then as much, and may
-                be from somebody who has left.
+            InputError: more messages have come than are let through for too long. What waits to be read is then as much, and
+                may be from somebody who has left.
         """
         now = time.monotonic()
         passed, self._counted = now - self._counted, now
