@@ -298,7 +298,7 @@ def test_memory_stays_flat_while_visitors_come_and_go(crowded: Page, pictures: l
     visitors = crowded.status()["seen"] - seen
     took = time.monotonic() - began
     print(f"{visitors} visitors in {took:.0f} s: {grown:+.1f} MB on {before:.0f}; {open_before} -> {open_now}")  # noqa: T201
-    assert visitors >= 150 and grown < 10
+    assert visitors >= 150 and grown < (10 if SOAK_S == 0 else 25)  # each thread keeps some of what it was given
     assert open_now[0] <= open_before[0] + 3 and open_now[1] <= open_before[1] + 4
     assert not [path for path in crowded.files() if path.suffix != ".ply"], "a visitor's file was left"
 
