@@ -144,6 +144,16 @@ def test_full_answers_are_saved_beside_the_table(files: Any, tmp_path: Path) -> 
     assert report.files == 2  # not what was saved
 
 
+def test_a_folder_for_answers_that_cannot_be_one_is_said_once_and_no_error_of_every_file(
+    files: Any, tmp_path: Path
+) -> None:
+    out = files(a="ok 1", b="ok 1")
+    (tmp_path / "answers").write_text("a file")
+    with pytest.raises(SourceError, match=r"cannot write to the folder answers: .*\nhint: give another --save-dir"):
+        run(out, save_dir="answers")
+    assert sorted(os.listdir(tmp_path)) == ["answers", "in"]
+
+
 def test_a_disk_that_is_full_where_answers_are_saved_is_no_fault_of_the_file(files: Any) -> None:
     out = files(a="ok 1", b="full", c="ok 1")
     with pytest.raises(SourceError, match=r"answers/in/b\.txt\.txt could not be written: cannot be written"):
