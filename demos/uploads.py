@@ -21,6 +21,9 @@ __all__ = ["Guard", "came", "forget", "release"]
 _AROUND = 2**20  # of a request, besides the file in it
 _UPLOAD = "/gradio_api/upload"  # no other path that ends so: Gradio's `/run/{name}` takes any name
 _claims: Counter[str] = Counter()
+_CLOSED = (
+    "/gradio_api/process_recording",
+)  # runs ffmpeg on what anybody sends, beside all turns; no page here needs it
 
 
 def came(path: Path | str) -> None:
@@ -67,7 +70,7 @@ class Guard:
         self._under_way = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Hand a request on, or refuse it: 413 too large, 408 too slow, 507 no room, 400 a file that was not uploaded here."""
+        """Hand a request on, or refuse it: 413 too large, 408 too slow, 507 no room, 400 a file from elsewhere, 404 closed."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._inner(scope, receive, send)  # type: ignore[no-any-return]
         upload = scope["path"].rstrip("/") == _UPLOAD
@@ -87,6 +90,8 @@ class Guard:
                 await _answer(send, refused)
 
     async def _hand_on(self, scope: Any, receive: Any, send: Any, upload: bool) -> None:
+        if scope["path"].rstrip("/") in _CLOSED:
+            raise _Refused(404, "There is nothing here.")
         most = (self._limits.upload_bytes if upload else self._limits.message_bytes) + _AROUND
         too_large = _Refused(413, f"A request here has at most {most:,} bytes.")
         length = dict(scope["headers"]).get(b"content-length", b"0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -261,6 +262,17 @@ def test_with_json_every_row_is_a_line_and_the_last_says_what_was_done(
     assert {line["path"]: line["status"] for line in lines} == {"in/a.txt": "ok", "in/b.txt": "error"}
     assert lines[0]["nested"] == [{"name": "in/a.txt", "number": 1}]
     assert (last["files"], last["errors"], last["out"]) == (2, 1, "out.parquet")
+
+
+def test_a_terminal_without_the_letters_of_a_name_does_not_end_the_run(
+    files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(ä="ok 1")
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert command("--json") == 0
+    line = json.loads(printed.buffer.getvalue().splitlines()[0])  # type: ignore[attr-defined]
+    assert (line["path"], line["status"]) == ("in/ä.txt", "ok")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

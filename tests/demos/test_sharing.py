@@ -254,6 +254,7 @@ FOREIGN = b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}'
         ("/gradio_api/queue/join", b'{"x": %s, "data": [%s]}' % (b"[" * 700 + b"]" * 700, FOREIGN), 400),
         ("/gradio_api/queue/join", b'{"data": [{"meta": null}]}', 200),
         ("/gradio_api/reset", b"no JSON", 200),
+        ("/gradio_api/process_recording", b"a film for ffmpeg", 404),
     ],
 )
 def test_files_that_a_request_names_are_looked_at_however_it_is_sent(
