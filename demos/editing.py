@@ -232,8 +232,7 @@ class EditingTab:
     def __init__(self, card: Card, runtimes: Sequence[str], visitors: Visitors, uploads: Path) -> None:
         self.card, self.visitors, self._uploads = card, visitors, uploads
         able = [name for name in runtimes if name == "torch" or bundled(card.onnx)]  # making the file takes PyTorch
-        # without any the visitor reads what to install; all cores: a change is short, and one runs at a time
-        self.models = Models(card.name, able or ["torch"], threads=None)
+        self.models = Models(card.name, able or ["torch"])  # without either the visitor reads what to install
         self._encoding = parse_encoding(card.preprocess, card.labels)
         self._turn = threading.Lock()
 
@@ -287,7 +286,8 @@ def _about(card: Card) -> str:
         f"<p><b>What draws here.</b> {about_card(card)}</p>"
         "<p><b>Both times are measured here</b>, on the machine that serves this page: that of an update whenever you paint, "
         "that of a full pass of the same picture while you rest, or when you ask for it. Both run from the label map to the "
-        "finished picture; the way to your browser and back comes on top: see stroke to picture.</p>"
+        "finished picture, in the same runtime and with the same threads (ONNX Runtime has one here); the way to your browser "
+        "and back comes on top: see stroke to picture.</p>"
         "<p><b>Your label map</b> goes to that machine and nowhere else; nothing is written to disk, and it is forgotten when "
         "you leave.</p>"
     )

@@ -129,10 +129,10 @@ class Pace:
     Args:
         messages: A second.
         size: Bytes a second.
-        patience_s: Seconds that somebody may be too fast without a rest.
+        patience_s: Seconds that somebody may send too many messages without a rest; large files may take longer.
     """
 
-    def __init__(self, messages: float, size: float, *, patience_s: float = 10.0) -> None:
+    def __init__(self, messages: float, size: float, *, patience_s: float = 5.0) -> None:
         self._rates, self._patience_s = (messages, size), patience_s
         self._fast_since: float | None = None
         self._left = [2 * messages, 2 * size]
@@ -142,20 +142,18 @@ class Pace:
         """Count a message of so many bytes; wait until there is room for it, and let others go on in any case.
 
         Raises:
-            InputError: more has come than is let through for too long. What waits to be read is then as much, and may be from
-                somebody who has left.
+            InputError: more messages have come than are let through for too long. What waits to be read is then as much, and
+                may be from somebody who has left.
         """
         now = time.monotonic()
         passed, self._counted = now - self._counted, now
         for at, (rate, taken) in enumerate(zip(self._rates, (1, size), strict=True)):
             self._left[at] = min(2 * rate, self._left[at] + passed * rate) - taken
         late = max(-left / rate for left, rate in zip(self._left, self._rates, strict=True))
-        if late <= 0:
+        if self._left[0] >= 0:
             self._fast_since = None
         elif self._fast_since is None:
             self._fast_since = now
         elif now - self._fast_since > self._patience_s:
-            raise InputError(
-                f"more than {self._rates[0]:g} messages or {self._rates[1]:,.0f} bytes a second have come for long"
-            )
+            raise InputError(f"more than {self._rates[0]:g} messages a second have come for {self._patience_s:g} s")
         await asyncio.sleep(max(0.0, late))

@@ -45,12 +45,16 @@ def add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--every-frame", action="store_true", help="use every frame instead of the rate the weights know"
     )
+    _add_mode(command)
+    _add_tracking(command)
+
+
+def _add_mode(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--mode",
         choices=("local", "exact", "frozen", "reference"),
         help="of models that edit pictures (sige): how far a change is followed (default: local)",
     )
-    _add_tracking(command)
 
 
 def add_map(command: argparse.ArgumentParser) -> None:
@@ -96,6 +100,7 @@ def add_map(command: argparse.ArgumentParser) -> None:
         "--columns", metavar="NAMES", type=_names, help="of clouds in files without names: x,y,z,intensity,..."
     )
     command.add_argument("--drop-nonfinite", action="store_true", help="leave out points of a cloud that hold NaN")
+    _add_mode(command)
     tracking = command.add_argument_group("tracking (patchnet)")
     _add_boxes(tracking)
     tracking.add_argument(

@@ -68,6 +68,7 @@ def _family_options(options: argparse.Namespace) -> dict[str, Any]:
         "boxes_file": None if options.boxes is None else str(options.boxes),
         "detector": None if options.detector is None else str(options.detector),
         "every": options.every,
+        "mode": options.mode,
         "columns": None if options.columns is None else list(options.columns),
         "drop_nonfinite": options.drop_nonfinite or None,
     }

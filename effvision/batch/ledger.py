@@ -63,7 +63,7 @@ class Ledger:
         self._file: int | None = None
         self._end = 0
         self._synced_s = 0.0
-        self._dirty = False
+        self._dirty = self._removed = False
 
     def __enter__(self) -> Ledger:
         """Take the lock and read what there is.
@@ -92,7 +92,7 @@ class Ledger:
                 before = read_identity(self.out)
             self._read(before)
         except BaseException:
-            self.__exit__()
+            self._let_go()  # and leave what could not be read as it is
             raise
         return self
 
@@ -102,7 +102,12 @@ class Ledger:
                 self.sync()
             os.close(self._file)
             self._file = None
-        if self._empty():  # nothing was begun: leave nothing
+        if not self._places and not self._removed:  # nothing is there that the table has not: leave nothing
+            self._remove()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if set(os.listdir(self.folder) if self.folder.is_dir() and not self._removed else ()) == {"lock"}:
             self._remove()
         if self._lock is not None:
             os.close(self._lock)
@@ -112,13 +117,6 @@ class Ledger:
     def begun(self) -> bool:
         """Whether there are rows that are not in the table yet."""
         return bool(self._places)
-
-    def _empty(self) -> bool:
-        """Whether nothing of a run is in the folder, nor of anybody else."""
-        try:
-            return all(name == "lock" or _CUT_OFF.fullmatch(name) for name in os.listdir(self.folder))
-        except OSError:  # it is gone, or cannot be read
-            return False
 
     @property
     def _safe(self) -> str:
@@ -236,12 +234,14 @@ class Ledger:
 
     def _read(self, before: dict[str, Any] | None) -> None:
         if before is not None:
+            _check_format(before, self.out)
             self.identity, self.states = before, read_states(self.out)
         described = self.folder / "run.json"
         try:
             self._segments = sorted(self.folder.glob("rows-*.jsonl"), key=_number)
             if described.exists():
                 found = json.loads(described.read_text("utf-8"))
+                _check_format(found, self.folder)
                 if before is not None:
                     self.check(**{name: found.get(name) for name in _SAME})
                 self.identity = found
@@ -291,7 +291,11 @@ class Ledger:
                     (self.out.parent / name).unlink()
 
     def _remove(self) -> None:
-        """Remove the folder, what it says of itself last: whenever this is cut off, what is left can be read."""
+        """Remove the folder, what it says of itself last: whenever this is cut off, what is left can be read.
+
+        Once only: with the folder the lock goes, and the next of that name is another run's.
+        """
+        self._removed = True
         cut_off = [path for path in self.folder.glob(".run.*.json") if _CUT_OFF.fullmatch(path.name)]
         rows = sorted(self.folder.glob("rows-*.jsonl"))
         for path in (*rows, *cut_off, self.folder / "run.json", self.folder / "lock"):
@@ -299,6 +303,14 @@ class Ledger:
                 path.unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def _check_format(found: Mapping[str, Any], where: Path) -> None:
+    if found["format"] != FORMAT:
+        raise InputError(
+            f"{where} has format {found['format']}; this version of effvision reads {FORMAT}\n"
+            "hint: use the version that wrote it, or give another --out; nothing was changed"
+        )
 
 
 def _number(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,16 @@ class Encoding:
             return 3
         return len(self.names) + (len(PLANES) if self.kind == "scenes" else int(self.edges))
 
+    @cached_property
+    def _guide(self) -> NDArray[np.float32]:
+        """Made once: it would be a tenth of the time of a full pass, which an edit is compared with."""
+        return guide(*self.size, self.seed)
+
     def array(self, labels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the network's input (1, C, H, W) float32 of a whole label map (H, W)."""
         made = np.empty((1, self.channels, *self.size), np.float32)
         if self.kind == "scenes":
-            made[0, len(self.names) :] = guide(*self.size, self.seed)
+            made[0, len(self.names) :] = self._guide
         self.write(made, labels, (0, self.size[0], 0, self.size[1]))
         return made
 

@@ -16,7 +16,7 @@ from effvision._optional import import_cv2, require
 from effvision.errors import DTypeError, InputError, RangeError, ShapeError, SourceError
 from effvision.sources.files import missing, natural_order
 
-__all__ = ["from_colours", "open_label_maps", "read_label_map", "to_colours"]
+__all__ = ["SUFFIXES", "from_colours", "open_label_maps", "read_label_map", "to_colours"]
 
 SUFFIXES = (".png", ".npy")
 Bytes = NDArray[np.uint8]

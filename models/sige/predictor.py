@@ -20,9 +20,10 @@ from effvision.cards import Card, get_card
 from effvision.edits import Edit
 from effvision.errors import EffvisionError, InputError, ModelFileError, StateError, StreamingError
 from effvision.metadata import Metadata
+from effvision.models.sige.answers import LIST_SUFFIX, EditAnswers
 from effvision.models.sige.editing import INPUT, Drawn, EditState, check_mask
 from effvision.models.sige.encoding import Encoding, distinct_colours, parse_encoding
-from effvision.models.sige.label_maps import open_label_maps, read_label_map, to_colours
+from effvision.models.sige.label_maps import SUFFIXES, open_label_maps, read_label_map, to_colours
 from effvision.models.sige.session import MODES, EditMemory, EditSession, settings_of, told
 from effvision.predictor import Memory, Predictor
 from effvision.results import Result
@@ -55,6 +56,7 @@ class SIGE(Predictor):
 
     family: ClassVar[str] = "sige"
     sample_suffix: ClassVar[str] = ".png"
+    reads: ClassVar[tuple[str, ...]] = (*SUFFIXES, LIST_SUFFIX)
     update_options: ClassVar[frozenset[str]] = frozenset({"mask", "check"})
     takes: ClassVar[Literal["frames", "clouds", "labels"]] = "labels"
     joins: ClassVar[bool] = False
@@ -202,6 +204,10 @@ class SIGE(Predictor):
             SourceError: a file that cannot be read.
         """
         return self.session().update(inputs)
+
+    def for_files(self, *, mode: str = "local") -> EditAnswers:
+        """Return what draws one label map, or list of edits, after the other; see `effvision.models.sige.answers`."""
+        return EditAnswers(self, mode=mode)
 
     def session(self, path: str | os.PathLike[str] | None = None, **options: Any) -> EditSession:
         """Open a session: one picture and what is kept of it; the weights are shared.

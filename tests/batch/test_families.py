@@ -182,3 +182,30 @@ def test_a_card_goes_all_the_way_to_a_table(clips: Path, tmp_path: Path) -> None
     assert found["a.avi"]["label"] == wanted.predict(clips / "a.avi").label
     assert {row["weights_sha256"] for row in found.values()} == {wanted.metadata.weights_sha256}
     assert {row["card"] for row in found.values()} == {MOTION}
+
+
+def test_a_list_of_edits_gives_what_each_took_and_the_last_picture(tmp_path: Path) -> None:
+    import cv2
+
+    model = load("sige")
+    picture = tmp_path / "saved" / "last.png"
+    picture.parent.mkdir()
+    maps = [tmp_path / f"{number}.npy" for number in range(3)]
+    for path, labels in zip(maps, model.example_updates(3, seed=0), strict=True):
+        np.save(path, labels)
+    (tmp_path / "edits.txt").write_text("0.npy\n2.npy\n\n1.npy\n")
+    answers = answers_for(model, {"mode": "exact"})
+    found, told = answer(answers, tmp_path / "edits.txt", picture)
+    session = model.session(mode="exact")
+    wanted = [session.update(maps[number]) for number in (0, 2, 1)]
+    for row, one in zip(found.row["edits"], wanted, strict=True):
+        assert row["computed_fraction"] == one.computed_fraction and row["ms"] > 0
+    np.testing.assert_array_equal(cv2.imread(str(picture))[..., ::-1], wanted[-1].image)
+    assert told == [1, 2, 3] == list(range(1, found.count + 1)) and found.row["size"] == list(model.size)
+    assert answer(answers, maps[1])[0].count == 1
+    assert answer(answers, tmp_path)[0].count == 3  # a folder: its label maps in order
+    with pytest.raises(InputError, match="`mode` must be one of"):
+        answers_for(model, {"mode": "quick"})
+    (tmp_path / "edits.txt").write_text("\n")
+    with pytest.raises(SourceError, match="names no label map"):
+        answer(answers, tmp_path / "edits.txt")

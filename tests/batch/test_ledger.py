@@ -148,6 +148,44 @@ def test_two_runs_on_one_output_are_kept_apart(tmp_path: Path) -> None:
     assert paths(out) == ["a", "b"]
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 2}'])
+def test_what_cannot_be_read_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    out = tmp_path / "out.parquet"
+    write(out, row("a"), finish=False)
+    folder = tmp_path / "out.parquet.parts"
+    (folder / "run.json").write_text(text)
+    before = (folder / "rows-000001.jsonl").read_bytes()
+    with pytest.raises((InputError, SourceError), match=r"hint: .*nothing was changed"):
+        Ledger(out).__enter__()
+    assert (folder / "rows-000001.jsonl").read_bytes() == before and (folder / "run.json").read_text() == text
+    (folder / "run.json").unlink()
+    with pytest.raises(SourceError, match=r"run\.json is missing"):
+        Ledger(out).__enter__()
+    assert (folder / "rows-000001.jsonl").read_bytes() == before
+
+
+def test_a_run_that_ends_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    with Ledger(out) as first:
+        first.begin(IDENTITY)
+        first.add(row("a"))
+        first.finish()
+        second = Ledger(out).__enter__()  # before the first has let go of everything
+    with pytest.raises(SourceError, match="another run is writing"):
+        Ledger(out).__enter__()
+    second.begin(IDENTITY)
+    second.add(row("b"))
+    second.finish()
+    second.__exit__()
+    assert paths(out) == ["a", "b"] and os.listdir(tmp_path) == ["out.parquet"]
+
+
+def test_a_run_that_was_cut_off_before_its_first_row_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    write(out, finish=False)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_disk_that_runs_full_in_the_middle_of_a_row_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +309,18 @@ def test_the_repository_holds_what_triton_and_a_reader_need(frames: TritonReport
     assert {path.name for path in clouds["points"][1].folder.iterdir()} == {"pvcnn-tiny", "minkunet-tiny"}
 
 
+@pytest.fixture
+def quick(frames: TritonReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file was exported once; tests of what is around it take that one."""
+
+    def export(_: Any, path: Path, **__: Any) -> Any:
+        shutil.copy(frames.export.path, path)
+        return replace(frames.export, path=path)
+
+    monkeypatch.setattr(TSM, "export", export)
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_earlier_model_is_replaced_and_what_is_not_ours_is_kept(tmp_path: Path) -> None:
     model = small_model()
     (tmp_path / "models" / "of-others").mkdir(parents=True)
@@ -347,6 +361,7 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> str:
         raise OSError(28, "No space left on device")
@@ -357,6 +372,7 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_command_line_writes_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
