@@ -25,7 +25,7 @@ from effvision.demos.channel import Limits
 from effvision.demos.places import Visitors
 from effvision.demos.service import Service
 from effvision.demos.tabs import Tab
-from effvision.demos.uploads import Guard
+from effvision.demos.uploads import Guard, forget
 from effvision.errors import CardError, EffvisionError, InputError, SourceError
 from effvision.loading import installed_runtimes
 
@@ -367,3 +367,4 @@ def remove_old(folder: Path, *, older_than_s: float, but: set[Path]) -> None:
                 if time.time() - os.lstat(path).st_mtime < older_than_s or os.path.realpath(path) in kept:
                     continue
                 (os.rmdir if name in folders else os.unlink)(path)
+                forget(path)  # it was sent, and nobody came for it

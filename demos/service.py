@@ -32,6 +32,7 @@ from effvision.demos.uploads import release
 from effvision.errors import EffvisionError, InputError
 from effvision.results import Result
 from effvision.sources import open_source
+from effvision.sources.sniff import looks_like_image
 
 __all__ = ["NAMES", "Service"]
 
@@ -44,6 +45,7 @@ class _Caller:
     """One call, as a guest of the tab whose model it uses."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.files = {path}
 
     async def run(self) -> None:
@@ -87,22 +89,22 @@ class Service:
 
         async def label_clip(clip: dict[str, Any]) -> dict[str, Any]:
             try:
-                async with self._taken(clip, self._clips[0]) as path:
-                    return await self._label_clip(path)
+                async with self._taken(clip, self._clips[0]) as caller:
+                    return await self._label_clip(caller.path)
             except EffvisionError as error:
                 raise told(error) from error
 
         async def follow_objects(clip: dict[str, Any], boxes: list[list[float]]) -> dict[str, Any]:
             try:
-                async with self._taken(clip, self._tracks[0]) as path:
-                    return await self._follow(path, boxes)
+                async with self._taken(clip, self._tracks[0]) as caller:
+                    return await self._follow(caller.path, boxes)
             except EffvisionError as error:
                 raise told(error) from error
 
         async def label_points(cloud: dict[str, Any], card: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
             try:
-                async with self._taken(cloud, self._points.visitors) as path:
-                    said, target = await self._label_points(path, card)
+                async with self._taken(cloud, self._points.visitors) as caller:
+                    said, target = await self._label_points(caller, card)
             except EffvisionError as error:
                 raise told(error) from error
             file = {"path": str(target), "orig_name": target.name, "meta": {"_type": "gradio.FileData"}}
@@ -130,8 +132,8 @@ class Service:
             )
 
     def queue(self, blocks: Any) -> None:
-        """Set how many calls may wait."""
-        blocks.queue(max_size=_WAITING)
+        """Set how many calls may wait; every call does, for `api_open` would let those of `/run/NAME` pass by."""
+        blocks.queue(max_size=_WAITING, api_open=False)
 
     # -- the calls -------------------------------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Service:
 
     async def _label_clip(self, path: Path) -> dict[str, Any]:
         share = self._shares[id(self._clips[0])]
-        model = await share(self._first, self._clips)
+        model = await asyncio.to_thread(self._first, self._clips)  # loading must not stop others' frames
         session = model.session()
         answers, seen = [], 0
         whole = True
@@ -175,7 +177,7 @@ class Service:
                 f"`boxes` is a list of 1 to {self._limits.objects} boxes x1 y1 x2 y2; got {str(boxes)[:60]!r}"
             )
         share = self._shares[id(self._tracks[0])]
-        model = await share(self._first, self._tracks)
+        model = await asyncio.to_thread(self._first, self._tracks)
         session = model.session()
         frames, whole = [], True
         given: dict[str, Any] = {"boxes": boxes}
@@ -195,6 +197,8 @@ class Service:
     async def _played(self, path: Path, update: Callable[..., Any], share: Share) -> AsyncIterator[Any]:
         """Yield the result of every frame; None where a limit ends it. Others' frames come in between."""
         began = time.monotonic()
+        if looks_like_image(path):  # a picture of a few kilobytes may fill the memory
+            raise InputError(f"{path.name} is a picture, which shows no motion; send a video")
         try:
             with await share(open_source, path) as source:
                 frames = iter(source)
@@ -212,12 +216,14 @@ class Service:
         except EffvisionError as error:
             raise type(error)(str(error).replace(str(path), path.name)) from error
 
-    async def _label_points(self, path: Path, card: str) -> tuple[dict[str, Any], Path]:
+    async def _label_points(self, caller: _Caller, card: str) -> tuple[dict[str, Any], Path]:
         """Label a file of points; the labelled one lies in a folder of its own until it is old."""
+        path = caller.path
         name, card, there = check_name(path.name), card or self._points.first, self._points.labels()
         if card not in there:
             raise InputError(f"there is no model {card[:60]!r} here; there are: {', '.join(there)}")
         place = self._uploads / secrets.token_hex(16)
+        caller.files.add(place)  # an empty folder would not outlive a long wait for its turn
         place.mkdir()
         target = place / f"{Path(name).stem}-labelled.ply"
         models = self._points.models[card]
@@ -248,7 +254,7 @@ class Service:
         return of[1].get(of[1].runtimes[0])
 
     @contextlib.asynccontextmanager
-    async def _taken(self, file: Any, visitors: Visitors) -> AsyncIterator[Path]:
+    async def _taken(self, file: Any, visitors: Visitors) -> AsyncIterator[_Caller]:
         """Take a place and the file that came with the call; give both back."""
         path = self._uploaded(file)
         try:
@@ -257,7 +263,7 @@ class Service:
             caller = _Caller(path)
             visitors.enter(caller)
             try:
-                yield path
+                yield caller
             finally:
                 visitors.now.discard(caller)
         finally:

@@ -73,7 +73,7 @@ class Turns:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._leave()  # it was given the turn and will not take it
-            else:
+            elif (share, turn) in self._waiting:  # else `_leave` has passed over it meanwhile
                 self._waiting.remove((share, turn))
             raise
 

@@ -16,10 +16,14 @@ from effvision.errors import EffvisionError
 if TYPE_CHECKING:
     from effvision.demos.channel import Limits
 
-__all__ = ["Guard", "came", "release"]
+__all__ = ["Guard", "came", "forget", "release"]
 
 _AROUND = 2**20  # of a request, besides the file in it
+_UPLOAD = "/gradio_api/upload"  # no other path that ends so: Gradio's `/run/{name}` takes any name
 _claims: Counter[str] = Counter()
+_CLOSED = (
+    "/gradio_api/process_recording",
+)  # runs ffmpeg on what anybody sends, beside all turns; no page here needs it
 
 
 def came(path: Path | str) -> None:
@@ -37,6 +41,11 @@ def release(path: Path | str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(place)
         os.rmdir(os.path.dirname(place))
+
+
+def forget(path: Path | str) -> None:
+    """Count no uploads of a file any more that nobody let go of and that is gone; may be called from any thread."""
+    _claims.pop(os.path.realpath(path), None)
 
 
 class _Refused(EffvisionError):
@@ -61,10 +70,10 @@ class Guard:
         self._under_way = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Hand a request on, or refuse it: 413 too large, 408 too slow, 507 no room, 400 a file that was not uploaded here."""
+        """Hand a request on, or refuse it: 413 too large, 408 too slow, 507 no room, 400 a file from elsewhere, 404 closed."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self._inner(scope, receive, send)  # type: ignore[no-any-return]
-        upload = scope["path"].rstrip("/").endswith("/upload")
+        upload = scope["path"].rstrip("/") == _UPLOAD
         started = False
 
         async def sending(message: Any) -> None:
@@ -81,6 +90,8 @@ class Guard:
                 await _answer(send, refused)
 
     async def _hand_on(self, scope: Any, receive: Any, send: Any, upload: bool) -> None:
+        if scope["path"].rstrip("/") in _CLOSED:
+            raise _Refused(404, "There is nothing here.")
         most = (self._limits.upload_bytes if upload else self._limits.message_bytes) + _AROUND
         too_large = _Refused(413, f"A request here has at most {most:,} bytes.")
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -120,9 +131,15 @@ class Guard:
         messages = [await receive()]
         while messages[-1].get("more_body"):
             messages.append(await receive())
-        with contextlib.suppress(ValueError, RecursionError):  # no JSON: nothing Gradio takes files from
-            if not _only_in(json.loads(b"".join(message.get("body", b"") for message in messages)), self._uploads):
-                raise _Refused(400, "Only a file that was uploaded here can be used.")
+        try:
+            said = json.loads(b"".join(message.get("body", b"") for message in messages))
+            fine = _only_in(said, self._uploads)
+        except ValueError:  # no JSON: nothing Gradio takes files from
+            fine = True
+        except RecursionError:  # what was not looked at to its end may name anything
+            raise _Refused(400, "A request may not be nested so deeply.") from None
+        if not fine:
+            raise _Refused(400, "Only a file that was uploaded here can be used.")
 
         async def again() -> Any:
             return messages.pop(0) if messages else await receive()
@@ -139,8 +156,8 @@ class Guard:
 def _only_in(data: Any, folder: Path) -> bool:
     """Whether all files that JSON names lie in this folder."""
     if isinstance(data, dict):
-        path = data.get("path")
-        if isinstance(path, str) or "_type" in data.get("meta", {}):
+        path, meta = data.get("path"), data.get("meta")
+        if isinstance(path, str) or (isinstance(meta, dict) and "_type" in meta):
             try:
                 here = Path(os.path.realpath(str(path))).is_relative_to(os.path.realpath(folder))
             except (ValueError, OSError):

@@ -119,7 +119,7 @@ class _Telling:
             if self._errors == _SHOWN_ERRORS:
                 self._say("effvision: further errors are only in the table")
         if self._json:
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            self._line(row)
         now_s = time.monotonic()
         if not self._bar and now_s - self._told_s > _EVERY_S:
             self._told_s = now_s
@@ -133,13 +133,19 @@ class _Telling:
     def end(self, report: Any) -> None:
         spent_s = time.monotonic() - self._began_s
         if self._json:
-            print(json.dumps({**report.to_dict(), "seconds": round(spent_s, 3)}, ensure_ascii=False), flush=True)
+            self._line({**report.to_dict(), "seconds": round(spent_s, 3)})
         errors = f"{report.errors} with an error" if report.errors else "no errors"
         already = f" ({report.already} had a row before)" if report.already else ""
         wrote = f"wrote {report.out}" if report.done else f"nothing to do, {report.out} is complete"
         self._say(f"{wrote}: {report.files} files{already}, {errors}, {report.rows} rows; {spent_s:.1f} s")
         if report.errors and not report.done:
             self._say("hint: --retry-errors does those with an error again")
+
+    @staticmethod
+    def _line(data: Mapping[str, Any]) -> None:
+        """Print JSON; what the terminal has no letters for must not end the run."""
+        utf8 = "utf" in (sys.stdout.encoding or "").lower()
+        print(json.dumps(data, ensure_ascii=not utf8), flush=True)
 
     @staticmethod
     def _say(text: str) -> None:

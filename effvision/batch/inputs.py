@@ -11,7 +11,7 @@ from effvision._files import as_path
 from effvision.errors import InputError, SourceError
 from effvision.sources.files import missing
 
-__all__ = ["expand", "printable", "target_of"]
+__all__ = ["check_targets", "expand", "printable", "target_of"]
 
 
 def printable(text: str) -> str:
@@ -68,9 +68,22 @@ def _matches(text: str, given: str, reads: tuple[str, ...]) -> list[str]:
             )
         return names
     if glob.has_magic(text) and not os.path.lexists(text):
-        found = glob.glob(text + "/" * folders, recursive=True)
-        return [name for name in found if os.path.isdir(name) == folders]
+        found = [name for name in glob.glob(text + "/" * folders, recursive=True) if os.path.isdir(name) == folders]
+        if "**" not in text:
+            return found
+        root, known = text[: text.index("**")].rpartition("/")[0], dict[str, tuple[str, ...]]()
+        lines = [_line(name.rstrip("/") if folders else os.path.dirname(name), root, known) for name in found]
+        return [name for name, line in zip(found, lines, strict=True) if len(set(line)) == len(line)]
     return [text]
+
+
+def _line(folder: str, root: str, known: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return where a folder, and those above it up to `root`, really lie: one twice where a link leads back to it."""
+    if folder not in known:
+        above = os.path.dirname(folder)
+        before = () if above == folder or folder == root else _line(above, root, known)
+        known[folder] = (*before, os.path.realpath(folder))
+    return known[folder]
 
 
 def _inside(name: str, folders: Sequence[Path]) -> bool:
@@ -84,6 +97,22 @@ def _once(names: Iterable[str]) -> list[str]:
     for name in names:
         first.setdefault(os.path.abspath(name), name)
     return list(first.values())
+
+
+def check_targets(names: Iterable[str]) -> None:
+    """Refuse inputs whose answers would be saved in one file.
+
+    Raises:
+        InputError: two of them, such as `/data/a.ply` and `data/a.ply`.
+    """
+    first: dict[Path, str] = {}
+    for name in names:
+        place = target_of(name, Path(), "")
+        if first.setdefault(place, name) != name:
+            raise InputError(
+                f"{printable(first[place])} and {printable(name)} would be saved in one file of --save-dir\n"
+                "hint: name all inputs by their full paths"
+            )
 
 
 def target_of(name: str, folder: Path, suffix: str) -> Path:

@@ -15,13 +15,14 @@ import contextlib
 import heapq
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from effvision._files import write_text
+from effvision._files import appearing
 from effvision.batch.table import read_identity, read_rows, read_states, write_rows
 from effvision.errors import InputError, SourceError
 
@@ -38,6 +39,7 @@ _OPEN = 100  # files of rows read at once: a run may have been cut off more ofte
 _SYNC_S = 1.0  # a crash of the machine, not of the program, costs the rows of so many seconds
 _SAME = ("card", "weights_sha256", "counts", "columns", "options")
 _ALREADY = "as this run has it"
+_CUT_OFF = re.compile(r"\.run\.[0-9a-f]{8}\.json")  # what a run left that was killed while it wrote `run.json`
 
 
 class Ledger:
@@ -80,9 +82,14 @@ class Ledger:
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = _locked(self.folder)
+            _sync_folder(self.out.parent)
         except OSError as error:
+            if self._lock is not None:
+                os.close(self._lock)
             raise _unwritable(self.folder, error) from error
         try:
+            if self.out.exists():  # the run that had the lock may have finished it meanwhile
+                before = read_identity(self.out)
             self._read(before)
         except BaseException:
             self._let_go()  # and leave what could not be read as it is
@@ -147,7 +154,10 @@ class Ledger:
         self.identity = self.identity or given
         try:
             if not (self.folder / "run.json").exists():
-                write_text(self.folder / "run.json", json.dumps(self.identity) + "\n")
+                with appearing(self.folder / "run.json") as temporary, temporary.open("w", encoding="utf-8") as file:
+                    file.write(json.dumps(self.identity) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())  # rows nobody can say the model of could not be gone on with
             number = 1 + max((_number(path) for path in self._segments), default=0)
             path = self.folder / f"rows-{number:06d}.jsonl"
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
@@ -207,6 +217,7 @@ class Ledger:
         if self.identity is None:
             raise SourceError(f"no run has begun in {self.folder}")
         self.sync()
+        self._remove_cut_off()
         try:
             written = write_rows(self.out, self.identity, self._rows())
             _sync_folder(self.out.parent)
@@ -271,13 +282,23 @@ class Ledger:
                 files[number].seek(place)
                 yield json.loads(files[number].read(length)), length
 
+    def _remove_cut_off(self) -> None:
+        """Remove what a run left that was killed while it wrote the table, which may be most of what the disk has room for."""
+        begun = re.compile(rf"\.{re.escape(self.out.stem[:200])}\.[0-9a-f]{{8}}{re.escape(self.out.suffix)}")
+        for name in os.listdir(self.out.parent):
+            if begun.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    (self.out.parent / name).unlink()
+
     def _remove(self) -> None:
         """Remove the folder, what it says of itself last: whenever this is cut off, what is left can be read.
 
         Once only: with the folder the lock goes, and the next of that name is another run's.
         """
         self._removed = True
-        for path in (*sorted(self.folder.glob("rows-*.jsonl")), self.folder / "run.json", self.folder / "lock"):
+        cut_off = [path for path in self.folder.glob(".run.*.json") if _CUT_OFF.fullmatch(path.name)]
+        rows = sorted(self.folder.glob("rows-*.jsonl"))
+        for path in (*rows, *cut_off, self.folder / "run.json", self.folder / "lock"):
             with contextlib.suppress(OSError):
                 path.unlink()
         with contextlib.suppress(OSError):

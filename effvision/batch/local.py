@@ -17,6 +17,7 @@ from effvision.batch.crew import Crew, Event
 
 __all__ = ["LocalCrew"]
 
+_END_S = 5.0
 _KEPT = 2000  # characters of what a worker last wrote to standard error
 _START = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from effvision.batch.worker import main; main()"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -91,9 +92,12 @@ class _Process:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # a disk or network that is gone holds it: it ends with that
+            self._process.wait(timeout=_END_S)
         for thread in self._threads:
-            thread.join(timeout=5.0)
+            thread.join(timeout=_END_S)
         with contextlib.suppress(OSError):  # what was not read by then has nobody to read it
             cast(IO[bytes], self._process.stdin).close()
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from effvision._files import as_path
 from effvision.batch.crew import Crew
-from effvision.batch.inputs import expand, printable
+from effvision.batch.inputs import check_targets, expand, printable
 from effvision.batch.ledger import FORMAT, Ledger
 from effvision.batch.schedule import Limits, run_tasks
 from effvision.batch.settings import MapSettings
@@ -113,6 +113,8 @@ def _run(
 ) -> MapReport:
     require_arrow()
     files = expand(inputs, leave_out=settings.not_inputs(), reads=settings.reads())
+    if settings.save_dir is not None:
+        check_targets(files)
     with Ledger(settings.out) as ledger:
         ledger.check(**settings.known())
         todo = [file for file in files if _is_due(ledger.states.get(printable(file)), settings.retry_errors)]

@@ -20,6 +20,7 @@ __all__ = ["Limits", "run_tasks"]
 
 _TRIES = 2  # of a file whose worker died, and of the model when a worker dies while it loads
 _LOOK_S = 0.5
+_AWAY_S = 10.0  # between two looks: this process was stopped, and its workers with it
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class _Schedule:
         self._workers: dict[int, _Worker] = {}
         self._about: Mapping[str, Any] | None = None
         self._died_loading = 0
+        self._looked_s = time.monotonic()
 
     def run(self) -> None:
         if not self._fill():
@@ -177,12 +179,20 @@ class _Schedule:
         for number, worker in self._workers.items():
             if worker.ready and worker.task is None:
                 self._give(number, worker)
-        if self._fill() and self._more_wanted() and self._died_loading < _TRIES:
+        # of those that died while they loaded there may be no room for more, but the last one has to be replaced
+        if self._fill() and self._more_wanted() and (self._died_loading < _TRIES or not self._workers):
             self._start()
 
     def _end_late(self) -> None:
-        """End workers whose file takes too long."""
+        """End workers whose file takes too long; the time this process was stopped in (Ctrl-Z) counts for nobody."""
         now_s = time.monotonic()
+        away_s, self._looked_s = now_s - self._looked_s, now_s
+        if away_s > _AWAY_S:
+            for worker in self._workers.values():
+                worker.began_s, worker.heard_s = (
+                    min(now_s, worker.began_s + away_s),
+                    min(now_s, worker.heard_s + away_s),
+                )
         for number, worker in list(self._workers.items()):
             if worker.task is None:
                 continue

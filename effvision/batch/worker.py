@@ -91,7 +91,7 @@ class Worker:
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
-        """Load the model; errors as `load`, and InputError for options it does not take."""
+        """Load the model; errors as `load`, InputError for options it does not take, SourceError for no folder to write to."""
         model = load(spec)
         self._answers: Answers = answers_for(model, spec["options"])
         self._save, self._suffix = spec["save_dir"], spec["save_as"] or next(iter(self._answers.saves), "")
@@ -115,6 +115,15 @@ class Worker:
         if self._save is not None and self._suffix not in saves:
             kinds = f"it saves as {', '.join(saves)}" if saves else "its rows say everything: leave --save-dir out"
             raise InputError(f"this model's answers for a file are not saved as {self._suffix or 'files'}; {kinds}")
+        if self._save_in is not None:  # else every single file would have the error
+            try:
+                os.makedirs(self._save_in, exist_ok=True)
+                if not os.access(self._save_in, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            except OSError as error:
+                raise SourceError(
+                    f"cannot write to the folder {self._save}: {error.strerror or error}\nhint: give another --save-dir"
+                ) from error
 
     def _target(self, name: str, folder: str | None) -> Path | None:
         return None if folder is None else target_of(name, Path(folder), self._suffix)

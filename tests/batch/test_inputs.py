@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from effvision.batch.inputs import expand, printable, target_of
+from effvision.batch.inputs import check_targets, expand, printable, target_of
 from effvision.errors import InputError, SourceError
 
 
@@ -98,3 +98,19 @@ def test_names_that_are_no_text_can_be_printed() -> None:
 )
 def test_what_is_saved_keeps_the_path_of_its_input(name: str, target: str) -> None:
     assert target_of(name, Path("out"), ".npz") == Path(target)
+
+
+def test_a_link_that_leads_back_repeats_no_file_and_other_links_are_followed(tree: Path) -> None:
+    (tree / "in" / "loop").symlink_to(".")
+    (tree / "clips" / "more").symlink_to(tree / "in" / "deep")
+    assert of("in/**/*.mp4") == ["in/c.mp4", "in/deep/d.mp4"]
+    assert of(str(tree / "in/**/*.mp4")) == [str(tree / "in/c.mp4"), str(tree / "in/deep/d.mp4")]
+    assert of("in/**/") == ["in", "in/deep"]
+    assert of("clips/**/*.mp4") == ["clips/more/d.mp4"]
+
+
+def test_two_inputs_whose_answers_would_be_one_file_are_refused(tree: Path) -> None:
+    relative = str(tree / "a.mp4").lstrip("/")
+    check_targets(["a.mp4", "in/a.mp4", str(tree / "a.mp4")])
+    with pytest.raises(InputError, match=r"a\.mp4 and .*a\.mp4 would be saved in one file.*\nhint: .* full paths"):
+        check_targets([relative, str(tree / "a.mp4")])

@@ -247,3 +247,41 @@ def test_many_rows_are_written_in_groups_and_none_is_held(tmp_path: Path) -> Non
     assert pyarrow.parquet.ParquetFile(out).num_row_groups == 3
     found = paths(out)
     assert found == sorted(found) and len(set(found)) == 2550
+
+
+def test_a_run_that_ended_while_this_one_came_in_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table appears, and the lock is free, after it was looked for."""
+    out, locked = tmp_path / "out.parquet", module._locked
+
+    def late(folder: Path) -> int:
+        monkeypatch.setattr(module, "_locked", locked)
+        write(out, row("a"))
+        folder.mkdir(exist_ok=True)
+        return locked(folder)
+
+    monkeypatch.setattr(module, "_locked", late)
+    with Ledger(out) as ledger:
+        assert ledger.states == {"a": "ok"} and ledger.identity == IDENTITY
+        with pytest.raises(InputError, match="another card"):
+            ledger.begin({**IDENTITY, "card": "dear"})
+    assert paths(out) == ["a"] and os.listdir(tmp_path) == ["out.parquet"]
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_run(tmp_path: Path) -> None:
+    out, others = tmp_path / "out.parquet", tmp_path / ".out.mine.parquet"
+    write(out, row("a"), finish=False)
+    half = tmp_path / ".out.0123abcd.parquet", tmp_path / "out.parquet.parts" / ".run.0123abcd.json"
+    for path in (*half, others):
+        path.write_text("{")
+    write(out, row("b"))
+    assert paths(out) == ["a", "b"] and sorted(os.listdir(tmp_path)) == [others.name, "out.parquet"]
+
+
+def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
+    folder.mkdir()
+    for name in ("rows-mine.jsonl", "notes.txt"):
+        (folder / name).write_text("mine")
+    with pytest.raises(SourceError, match=r"not of `effvision map`: .*\nhint: .*nothing was changed"):
+        Ledger(out).__enter__()
+    assert sorted(path.name for path in folder.iterdir() if path.name != "lock") == ["notes.txt", "rows-mine.jsonl"]

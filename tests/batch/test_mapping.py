@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -144,6 +145,16 @@ def test_full_answers_are_saved_beside_the_table(files: Any, tmp_path: Path) -> 
     assert report.files == 2  # not what was saved
 
 
+def test_a_folder_for_answers_that_cannot_be_one_is_said_once_and_no_error_of_every_file(
+    files: Any, tmp_path: Path
+) -> None:
+    out = files(a="ok 1", b="ok 1")
+    (tmp_path / "answers").write_text("a file")
+    with pytest.raises(SourceError, match=r"cannot write to the folder answers: .*\nhint: give another --save-dir"):
+        run(out, save_dir="answers")
+    assert sorted(os.listdir(tmp_path)) == ["answers", "in"]
+
+
 def test_a_disk_that_is_full_where_answers_are_saved_is_no_fault_of_the_file(files: Any) -> None:
     out = files(a="ok 1", b="full", c="ok 1")
     with pytest.raises(SourceError, match=r"answers/in/b\.txt\.txt could not be written: cannot be written"):
@@ -251,6 +262,17 @@ def test_with_json_every_row_is_a_line_and_the_last_says_what_was_done(
     assert {line["path"]: line["status"] for line in lines} == {"in/a.txt": "ok", "in/b.txt": "error"}
     assert lines[0]["nested"] == [{"name": "in/a.txt", "number": 1}]
     assert (last["files"], last["errors"], last["out"]) == (2, 1, "out.parquet")
+
+
+def test_a_terminal_without_the_letters_of_a_name_does_not_end_the_run(
+    files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(ä="ok 1")
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert command("--json") == 0
+    line = json.loads(printed.buffer.getvalue().splitlines()[0])  # type: ignore[attr-defined]
+    assert (line["path"], line["status"]) == ("in/ä.txt", "ok")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -147,6 +147,10 @@ def test_only_files_that_were_uploaded_are_taken(page: Page, arguments: Any, nam
 
 
 def test_what_cannot_be_answered_is_said(client: Client, page: Page, clip: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "up.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(AppError, match=r"up\.png is a picture"):  # a small one may be huge when it is unpacked
+        client.predict(handle_file(str(picture)), api_name="/label_clip")
     notes = tmp_path / "notes.mp4"
     notes.write_bytes(b"no video at all" * 100)
     with pytest.raises(AppError, match=r"notes\.mp4"):
@@ -160,6 +164,16 @@ def test_what_cannot_be_answered_is_said(client: Client, page: Page, clip: Path,
         client.predict(handle_file(str(scan)), "other", api_name="/label_points")
     log = page.log.read_text()
     assert str(page.folder) not in log and "Traceback" not in log
+
+
+def test_no_call_goes_past_the_line(page: Page) -> None:
+    """Gradio's own routes without a queue know neither how many may run nor how many may wait."""
+    for name in ("models", "label_clip"):
+        request = urllib.request.Request(
+            f"{page.url}gradio_api/run/{name}", b'{"data": []}', {"Content-Type": "application/json"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(request, timeout=60)
 
 
 def test_a_call_takes_a_place_and_keeps_the_limits_of_the_page(small_page: Page, clip: Path, tmp_path: Path) -> None:

@@ -157,6 +157,24 @@ def test_nobody_takes_more_than_twice_a_part_while_others_are_there() -> None:
     best_of_three(measure)
 
 
+def test_one_who_gives_up_in_the_moment_a_turn_is_free_is_passed_over() -> None:
+    """Cancelled, and passed over before it has heard of it; what it raises stays a cancellation."""
+
+    async def gives_up() -> tuple[BaseException, int]:
+        turns = Turns(1)
+        await turns._enter(turns.share())
+        waits = asyncio.create_task(turns._enter(turns.share()))
+        await asyncio.sleep(0)
+        waits.cancel()
+        turns._leave()
+        (said,) = await asyncio.gather(waits, return_exceptions=True)
+        assert isinstance(said, BaseException)
+        return said, turns._free
+
+    said, free = asyncio.run(gives_up())
+    assert isinstance(said, asyncio.CancelledError) and free == 1
+
+
 # --- requests -----------------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +237,28 @@ MEGABYTE = bytes(2**20)
 def test_a_request_has_a_size(tmp_path: Path, request_: Request, status: int, read: int) -> None:
     asyncio.run(Guard(inner(), LIMITS, tmp_path)(request_.scope, request_.receive, request_.send))
     assert request_.status == status and request_.read // 2**20 == read
+
+
+FOREIGN = b'{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/gradio_api/call/label_clip", b'{"data": [%s]}' % FOREIGN, 400),
+        ("/gradio_api/run/upload", b'{"fn_index": 1, "data": [%s]}' % FOREIGN, 400),  # Gradio takes any name there
+        ("/gradio_api/queue/join", b'{"x": %s, "data": [%s]}' % (b"[" * 700 + b"]" * 700, FOREIGN), 400),
+        ("/gradio_api/queue/join", b'{"data": [{"meta": null}]}', 200),
+        ("/gradio_api/reset", b"no JSON", 200),
+        ("/gradio_api/process_recording", b"a film for ffmpeg", 404),
+    ],
+)
+def test_files_that_a_request_names_are_looked_at_however_it_is_sent(
+    tmp_path: Path, path: str, body: bytes, status: int
+) -> None:
+    request = Request(path, [body])
+    asyncio.run(Guard(inner(), Limits(), tmp_path)(request.scope, request.receive, request.send))
+    assert request.status == status
 
 
 def test_an_upload_that_takes_too_long_is_ended(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from effvision import TSM
 from effvision.demos.channel import Limits, Models
 from effvision.demos.gestures import GestureVisitor
 from effvision.demos.server import remove_old
+from effvision.demos.uploads import came, release
 from effvision.models.tsm.clips import render_segments
 from effvision.sources import VideoWriter
 from page_server import CARD, frame_message
@@ -145,3 +146,20 @@ def test_only_old_files_that_nobody_plays_are_removed(tmp_path: Path) -> None:
     remove_old(tmp_path, older_than_s=300, but={tmp_path / "played/b.mp4"})
     remove_old(tmp_path / "nowhere", older_than_s=300, but=set())
     assert sorted(path.name for path in tmp_path.rglob("*.mp4")) == ["b.mp4", "c.mp4"]
+
+
+def test_an_upload_nobody_came_for_is_forgotten_and_a_folder_in_use_stays(tmp_path: Path) -> None:
+    for name in ("sent", "answers"):  # an answer will be written to the empty one, when its turn has come
+        (tmp_path / name).mkdir()
+    sent = tmp_path / "sent" / "clip.mp4"
+    sent.write_bytes(b"x")
+    came(sent)
+    for path in (sent, sent.parent, tmp_path / "answers"):
+        os.utime(path, (0, 0))
+    remove_old(tmp_path, older_than_s=300, but={tmp_path / "answers"})
+    assert [path.name for path in tmp_path.iterdir() if path.name != "sent"] == ["answers"] and not sent.exists()
+    sent.parent.mkdir(exist_ok=True)
+    sent.write_bytes(b"x")
+    came(sent)
+    release(sent)  # one came, one let go; the old claim does not keep it
+    assert not sent.exists()
