@@ -240,7 +240,7 @@ class Editing(ABC, Generic[B]):
         """
         maps = self._present()
         with self._quiet():
-            self._journal.back(self._journal.position - 1 if to is None else to, maps.swap)
+            self._journal.back(self._journal.position - 1 if to is None else to, maps.swap, maps.take_back)
         return self.output
 
     def redo(self) -> Any:

@@ -157,8 +157,13 @@ class Journal:
         self.forget()
         self._first += 1
 
-    def back(self, position: int, swap: Callable[[Step], Step]) -> None:
-        """Undo steps until `position` lie behind.
+    def back(self, position: int, swap: Callable[[Step], Step], take_back: Callable[[Step], None]) -> None:
+        """Undo steps until `position` lie behind; all of them or, after an exception, none.
+
+        Args:
+            position: Where to.
+            swap: `Maps.swap`.
+            take_back: `Maps.take_back`.
 
         Raises:
             StateError: the steps in between are no longer known, or there are none.
@@ -168,9 +173,15 @@ class Journal:
                 f"cannot go back to position {position}: positions {self._first} to {self.position} are known\n"
                 f"hint: older steps were committed, or forgotten beyond journal_bytes = {self.limit_bytes}"
             )
-        while self.position > position:
-            inverse = swap(self._done[-1][0])
-            self._undone.append((inverse, self._done.pop()[1]))
+        inverses: list[Step] = []
+        try:
+            for place in range(len(self._done) - 1, position - self._first - 1, -1):
+                inverses.append(swap(self._done[place][0]))
+        except BaseException:
+            for inverse in reversed(inverses):
+                take_back(inverse)
+            raise
+        self._undone += [(inverse, self._done.pop()[1]) for inverse in inverses]
 
     def forward(self, swap: Callable[[Step], Step]) -> None:
         """Do the step undone last again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -224,8 +224,16 @@ class IncrementalNetwork(Editing[NetworkBlock]):
 
 @contextmanager
 def _without_gradients() -> Iterator[None]:
-    """No gradients, and ordinary tensors: those of a caller's `torch.inference_mode` could not be written to outside of it."""
-    with torch.inference_mode(False), torch.no_grad():
+    """No gradients, and ordinary tensors: those of a caller's `torch.inference_mode` could not be written to outside of it.
+
+    No autocast either: what is kept would have the dtypes of the call in which it was computed.
+    """
+    with ExitStack() as inside:
+        inside.enter_context(torch.inference_mode(False))
+        inside.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                inside.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 

@@ -113,6 +113,9 @@ class SIGE(Predictor):
 
         if isinstance(labels, str) or not labels or not all(isinstance(label, str) for label in labels):
             raise InputError(f"`labels` must be class names; got {labels!r:.100}")
+        if len(set(labels)) < len(labels):
+            twice = next(label for place, label in enumerate(labels) if label in labels[:place])
+            raise InputError(f"the class name {twice!r} stands twice in `labels`: every class needs a name of its own")
         table = distinct_colours(labels) if colors is None else colors
         settings = {"kind": kind, "size": size, "colors": np.asarray(table).tolist(), "edges": edges}
         encoding = parse_encoding(settings, tuple(labels))

@@ -236,7 +236,7 @@ def test_the_journal_counts_its_bytes() -> None:
             size = chance.randint(1, 300)
             journal.note(Step([Old(0, None, torch.zeros(size, dtype=torch.uint8))]))
         elif done < 0.8 and journal.can_undo:
-            journal.back(journal.position - 1, lambda step: step)
+            journal.back(journal.position - 1, lambda step: step, lambda step: None)
         elif journal.can_redo:
             journal.forward(lambda step: step)
         assert journal.bytes == sum(step.bytes for step, _ in (*journal._done, *journal._undone)) <= 5000

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effvision.errors import DTypeError, InputError, RangeError, RuntimeFailure, ShapeError, StateError
+from effvision.host.edit_journal import Step
 from effvision.incremental import IncrementalNetwork, Mode, make_incremental
 from effvision.incremental.rules import Convolution
 from painters import ResnetGenerator, SpadeGenerator, UnetGenerator
@@ -156,6 +157,41 @@ def test_a_mark_of_a_picture_that_was_forgotten_is_no_place_of_the_next(
             with pytest.raises(StateError, match="cannot go back"):
                 engine.undo(to=mark)
         marks.append(engine.checkpoint())
+
+
+def test_an_undo_of_several_steps_that_fails_half_way_is_none(
+    engine: IncrementalNetwork, picture: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.update(picture)
+    mark = engine.checkpoint()
+    for place in (2, 9, 12):
+        engine.update(painted(picture, place, place))
+    before, steps = everything(engine), engine.can_undo
+    maps = engine._maps
+    assert maps is not None
+    swap, calls = maps.swap, 0
+
+    def failing(step: Step) -> Step:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return swap(step)
+
+    monkeypatch.setattr(maps, "swap", failing)
+    with pytest.raises(MemoryError):
+        engine.undo(to=mark)
+    monkeypatch.undo()
+    assert same(everything(engine), before) and (engine.can_undo, engine.can_redo) == (steps, 0)
+    assert torch.equal(engine.undo(to=mark), engine.another(mode="exact").update(picture).output)
+
+
+def test_a_callers_autocast_changes_nothing(network: nn.Module, picture: Tensor) -> None:
+    engine = make_incremental(network, picture, mode="exact")
+    with torch.autocast("cpu", torch.bfloat16):
+        first = engine.update(picture).output.clone()
+    assert first.dtype == torch.float32
+    assert torch.equal(first, make_incremental(network, picture, mode="exact").update(picture).output)
 
 
 def test_commit_forgets_the_way_and_keeps_the_picture(engine: IncrementalNetwork, picture: Tensor) -> None:
