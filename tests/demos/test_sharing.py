@@ -138,6 +138,7 @@ def test_one_who_is_too_fast_for_long_is_told_to_leave() -> None:
     assert asyncio.run(talk(0.011)) == 299
 
 
+@pytest.mark.alone
 def test_nobody_takes_more_than_twice_a_part_while_others_are_there() -> None:
     """One has used two threads for a third of a second: too much among twenty, and nothing to wait for alone."""
 
