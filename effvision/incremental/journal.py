@@ -16,8 +16,8 @@ def fill(part: Tensor, pixels: Tensor) -> None:
     """Copy pixels (N, C, h, w) of any layout into a part of a channels-last map.
 
     PyTorch's copy from planes of channels into pixels walks through one of the two in large steps. Some rows at a time, turned
-    by its blockwise transposition while they lie in the cache, it takes a third of the time on one thread; several threads share
-    the plain copy and not this one.
+    by its blockwise transposition while they lie in the cache, it takes a third of the time on one thread; several threads
+    share the plain copy and not this one.
     """
     channels, height, width = pixels.shape[1:]
     small = channels < 32 or channels * height * width < 1 << 15 or torch.get_num_threads() > 1
