@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from effvision import errors
@@ -20,6 +20,7 @@ __all__ = ["Limits", "run_tasks"]
 
 _TRIES = 2  # of a file whose worker died, and of the model when a worker dies while it loads
 _LOOK_S = 0.5
+_LOADING_S = 1800.0  # a worker may have to fetch weights, or to export a network
 _AWAY_S = 10.0  # between two looks: this process was stopped, and its workers with it
 
 
@@ -42,7 +43,7 @@ class _Worker:
 
     ready: bool = False
     task: Mapping[str, Any] | None = None
-    began_s: float = 0.0
+    began_s: float = field(default_factory=time.monotonic)
     heard_s: float = 0.0
 
 
@@ -124,9 +125,15 @@ class _Schedule:
             self._on_row(event.data["row"])
             self._give(event.worker, worker)
         elif event.kind == "failed":
-            raise _raised(event.data)
+            if not self._others_work(worker):
+                raise _raised(event.data)
+            self._crew.kill(event.worker)  # no room for one more, say: those that are there go on
+            self._bury(Event(event.worker, "died", {"text": event.data["text"]}), worker)
         elif event.kind == "died":
             self._bury(event, worker)
+
+    def _others_work(self, worker: _Worker) -> bool:
+        return any(one.ready for one in self._workers.values() if one is not worker)
 
     def _meet(self, about: Mapping[str, Any]) -> None:
         if self._about is None:
@@ -194,6 +201,10 @@ class _Schedule:
                     min(now_s, worker.heard_s + away_s),
                 )
         for number, worker in list(self._workers.items()):
+            if not worker.ready and now_s - worker.began_s > _LOADING_S:
+                self._crew.kill(number)
+                text = f"it was not ready after {_LOADING_S:g} s"
+                self._bury(Event(number, "died", {"text": text}), worker)
             if worker.task is None:
                 continue
             spent_s, silent_s = now_s - worker.began_s, now_s - worker.heard_s

@@ -17,7 +17,10 @@ ABOUT = {"card": "cheap", "weights_sha256": "0", "effvision": "1"}
 
 
 class Script(Crew):
-    """Workers that load, and answer, as they are told: `loads` and `answers`, one after the other; then all goes well."""
+    """Workers that load, and answer, as they are told: `loads` and `answers`, one after the other; then all goes well.
+
+    A letter each: `.` goes well, `x` dies, `f` fails to load, anything else is never heard of.
+    """
 
     def __init__(self, *, loads: str = "", answers: str = "") -> None:
         self.events: deque[Event] = deque()
@@ -28,8 +31,13 @@ class Script(Crew):
 
     def start(self) -> int:
         self.started += 1
-        dies = bool(self.loads) and self.loads.popleft() == "x"
-        self.events.append(Event(self.started, "died", {"text": "x"}) if dies else self._ready(self.started))
+        kind = self.loads.popleft() if self.loads else "."
+        if kind == "x":
+            self.events.append(Event(self.started, "died", {"text": "x"}))
+        elif kind == "f":
+            self.events.append(Event(self.started, "failed", {"kind": "MemoryError", "text": "no room", "ours": False}))
+        elif kind == ".":
+            self.events.append(self._ready(self.started))
         return self.started
 
     @staticmethod
@@ -106,3 +114,22 @@ def test_time_in_which_this_process_was_stopped_counts_for_no_file(monkeypatch: 
 
     hangs = Hangs(answers="-")
     assert run(hangs, 2, stall_s=300.0)["0"]["error_type"] == "TimedOut" and hangs.killed == [1]
+
+
+def test_a_worker_that_cannot_load_beside_others_ends_no_run() -> None:
+    """As where a graphics card has room for one model and not for two."""
+    crew = Script(loads=".f")
+    assert len(run(crew, 6, workers=2)) == 6 and crew.killed == [2]
+
+
+def test_a_model_that_nobody_can_load_is_an_error_at_once() -> None:
+    with pytest.raises(RuntimeFailure, match="no room"):
+        run(Script(loads="f"), 6, workers=2)
+
+
+def test_a_worker_that_hangs_while_it_loads_is_replaced_and_two_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "_LOADING_S", -1.0)
+    crew = Script(loads="h")
+    assert len(run(crew, 3)) == 3 and crew.killed == [1]
+    with pytest.raises(RuntimeFailure, match="was not ready after"):
+        run(Script(loads="hh"), 3)
