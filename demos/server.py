@@ -38,7 +38,7 @@ _TABS = {
     editing.FAMILY: editing.NAME,
 }
 _TIDY_S = 60.0
-# of a file nobody plays: its page was closed while it was sent, or a program's call waits behind others, or fetches it from here
+# of a file nobody plays: its page was closed while it was sent, or a call waits behind others, or fetches it from here
 _UPLOAD_KEPT_S = 1800.0
 _CONNECTIONS = 800  # of all kinds; a process may often have a thousand files open
 
