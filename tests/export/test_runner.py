@@ -604,4 +604,7 @@ def test_an_engine_of_another_model_is_refused(
 
 
 def test_no_thread_is_left_behind() -> None:
-    wait_until(lambda: not [thread for thread in threading.enumerate() if "_work" in thread.name])
+    def of_a_kit(thread: threading.Thread) -> bool:
+        return getattr(getattr(thread, "_target", None), "__module__", "") == "video"
+
+    wait_until(lambda: not [thread for thread in threading.enumerate() if of_a_kit(thread)])
