@@ -331,6 +331,8 @@ def _bench(options: argparse.Namespace) -> int:
     models = [_on_first_device(options, name) for name in (options.model, options.vs) if name]
     if any(model.takes == "labels" for model in models):
         return _bench_edits(models, options)
+    if options.mode is not None:
+        raise InputError(f"{options.model} edits nothing\nhint: leave --mode out")
     found = time_steps(models, runs=options.runs, warmup=options.warmup, streams=options.streams)
     ratio = {"time_over_first": round(found[1].p50_ms / found[0].p50_ms, 3)} if options.vs else {}
     if options.json:
@@ -353,7 +355,7 @@ def _bench_edits(models: Sequence[Any], options: argparse.Namespace) -> int:
 
     if len(models) > 1 or options.streams != 1:
         raise InputError(f"{options.model} edits one picture at a time\nhint: leave --vs and --streams out")
-    found = time_edits(models[0], rounds=options.runs, warmup=options.warmup)
+    found = time_edits(models[0], rounds=options.runs, warmup=options.warmup, mode=options.mode or "local")
     if options.json:
         _emit(found.to_dict())
     else:

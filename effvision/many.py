@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from effvision.errors import DTypeError, EffvisionError, InputError
+from effvision.errors import DTypeError, EffvisionError, InputError, StreamingError
 from effvision.results import Result, Timing
 from effvision.sources import Frame, Source, Together, open_source
 from effvision.sources.together import close_all
@@ -31,6 +31,11 @@ def stream_many(
     options: Mapping[str, Any],
 ) -> Iterator[tuple[int, Result]]:
     """Open the sources and return their results as they come; arguments and errors as `Predictor.stream_many`."""
+    if not predictor.joins:
+        raise StreamingError(
+            f"{predictor.metadata.card or 'this network'} takes one input after the other, so several streams are no faster "
+            "together\nhint: call `stream` for each source; they share the weights"
+        )
     if not isinstance(sources, Sequence) or isinstance(sources, (str, bytes)):
         raise DTypeError(
             f"`sources` must be a list of sources; got {type(sources).__name__}\nhint: for one source use `stream`"

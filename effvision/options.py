@@ -202,6 +202,7 @@ def add_bench(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--providers", metavar="LIST", help="devices in order of preference, such as tensorrt,cuda,cpu"
     )
+    command.add_argument("--mode", help="of a model that edits: how far a change is followed (default: local)")
     command.add_argument("--runs", type=_positive, default=100, help="timed steps (default: 100)")
     command.add_argument("--warmup", type=_positive, default=10, help="steps before timing (default: 10)")
 

@@ -284,7 +284,7 @@ class Predictor(ABC):
             InputError: no source, or one given twice.
             DTypeError: `sources` is no list: a path or an array is one source.
             SourceError: a source cannot be opened; those opened before are closed.
-            StreamingError: these weights cannot work frame by frame.
+            StreamingError: these weights cannot work frame by frame, or several sessions do not fit into one call (`joins`).
         """
         return stream_many(self, sources, images=images, on_error=on_error, options=options)
 

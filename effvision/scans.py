@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 from effvision.answers import CloudAnswers
 from effvision.cards import Card
 from effvision.clouds import Cloud
-from effvision.errors import DTypeError, EffvisionError, InputError, StateError, StreamingError
+from effvision.errors import DTypeError, InputError, StateError
 from effvision.predictor import Memory, Predictor
 from effvision.results import Result, Segmentation
 from effvision.sources.cloud_stream import open_clouds, refuse_frames
@@ -122,24 +122,6 @@ class CloudPredictor(Predictor):
                     yield result if images else result.replace(cloud=None)
 
         return results()
-
-    def stream_many(
-        self,
-        sources: Sequence[Any],
-        *,
-        images: bool = True,
-        on_error: Callable[[int, EffvisionError], None] | None = None,
-        **options: Any,
-    ) -> Iterator[tuple[int, Result]]:
-        """Refuse: clouds of several sources gain nothing from one call of the network.
-
-        Raises:
-            StreamingError: always; `stream` takes a list of clouds.
-        """
-        raise StreamingError(
-            f"{self.metadata.card or 'this network'} labels one cloud after the other, so several streams are no faster "
-            "together\nhint: `stream([...])` takes a list of clouds; for several folders call `stream` for each"
-        )
 
     def for_files(self, *, columns: Any = None, drop_nonfinite: bool = False, seed: int = 0) -> CloudAnswers:
         """Return what labels one file after the other; see `Predictor.for_files`.

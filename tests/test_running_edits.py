@@ -108,6 +108,10 @@ def test_bench_times_a_full_pass_and_edits(capsys: pytest.CaptureFixture[str]) -
     assert 0.01 < computed[0] < computed[2] <= 1
     assert main(["bench", "sige-scenes", "--runtime", "torch", "--streams", "2"]) == 2
     assert "hint: leave --vs and --streams out" in capsys.readouterr().err
+    assert main(["bench", "sige-scenes", "--runtime", "torch", "--runs", "1", "--warmup", "1", "--mode", "exact"]) == 0
+    assert "mode exact" in capsys.readouterr().out
+    assert main(["bench", "patchnet-synthetic", "--mode", "exact"]) == 2
+    assert "edits nothing" in capsys.readouterr().err
 
 
 def test_info_names_the_classes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effvision.errors import DTypeError, InputError, ShapeError, StateError
+from effvision.errors import DTypeError, InputError, RuntimeFailure, ShapeError, StateError
 from effvision.host.editing import Editor, Rect
 from effvision.models.sige.encoding import Encoding, hull_of
 from effvision.state import Array, State
@@ -288,8 +288,13 @@ def check_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _pixels(output: NDArray[Any]) -> NDArray[np.uint8]:
-    """(1, 3, H, W) in -1..1 to (H, W, 3) uint8."""
+    """(1, 3, H, W) in -1..1 to (H, W, 3) uint8; a network that gives NaN is an error, not noise."""
     values = np.clip(output[0].transpose(1, 2, 0), -1, 1)
+    if np.isnan(values.sum()):
+        raise RuntimeFailure(
+            f"the network gave {int(np.isnan(values).sum())} values that are no numbers; the picture stays as it was\n"
+            "hint: its weights, or a division in it, make them"
+        )
     values += 1
     values *= 127.5
     found: NDArray[np.uint8] = np.rint(values, out=values).astype(np.uint8, order="C")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from effvision._files import sha256
 from effvision.cards import Card, get_card
 from effvision.edits import Edit
-from effvision.errors import EffvisionError, InputError, ModelFileError, StateError, StreamingError
+from effvision.errors import InputError, ModelFileError, StateError
 from effvision.metadata import Metadata
 from effvision.models.sige.answers import LIST_SUFFIX, EditAnswers
 from effvision.models.sige.editing import INPUT, Drawn, EditState, check_mask
@@ -247,24 +247,6 @@ class SIGE(Predictor):
                 yield result if images else result.replace(labels=None)
 
         return results()
-
-    def stream_many(
-        self,
-        sources: Sequence[Any],
-        *,
-        images: bool = True,
-        on_error: Callable[[int, EffvisionError], None] | None = None,
-        **options: Any,
-    ) -> Iterator[tuple[int, Result]]:
-        """Refuse: edits of several pictures differ in shape, so one call of the network cannot hold them.
-
-        Raises:
-            StreamingError: always; open a session for each.
-        """
-        raise StreamingError(
-            "several pictures gain nothing from one call: what each edit computes has another shape\n"
-            "hint: `stream` each source, or open a session for each; they share the weights"
-        )
 
     # -- the template ------------------------------------------------------------------------------------------------------
 

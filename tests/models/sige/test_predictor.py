@@ -692,3 +692,18 @@ def test_what_is_no_label_map_does_not_reach_the_network(model: SIGE) -> None:
             model.predict(bad)
     with pytest.raises(InputError, match="takes no option"):
         Session.update(model.session(), some_labels(), brush=3)
+
+
+def test_a_network_that_gives_no_numbers_is_an_error_and_draws_nothing(labels: Labels) -> None:
+    class Broken(Painter):
+        def forward(self, x: Any) -> Any:
+            most = x[:, 1:2].amax()
+            return super().forward(x) * (most / most)  # 0 / 0 where nobody painted the second class
+
+    session = SIGE.from_network(Broken(4), labels=NAMES, size=SIZE, colors=COLOURS).session()
+    bad = np.zeros_like(labels)
+    with np.errstate(all="ignore"), pytest.raises(RuntimeFailure, match="no numbers"):
+        session.update(bad)
+    good = bad.copy()
+    good[3, 4] = 1
+    assert session.update(good).image.shape == (*SIZE, 3)
